@@ -1,0 +1,155 @@
+"""Weights and training states in safetensors files: never pickles, never half-written."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = [
+    "load_training_state",
+    "load_weights",
+    "read_tensors",
+    "save_training_state",
+    "save_weights",
+    "write_tensors",
+]
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Writes tensors and JSON metadata to one safetensors file, atomically.
+
+    The same tensors and metadata give the same bytes. A file of that name is replaced only once
+    the new one is complete.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        tensors: by name, any device and memory format.
+        metadata: anything that JSON can hold.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    # One key only: safetensors does not promise an order of several.
+    header = {"irevnet": json.dumps(metadata, sort_keys=True)}
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+        unfinished,
+        metadata=header,
+    )
+    os.replace(unfinished, path)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what :func:`write_tensors` wrote: tensors on the CPU, and the metadata.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, truncated or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["irevnet"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged, truncated or not a safetensors file of irevnet: {error}"
+        ) from error
+
+
+def save_weights(
+    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any]
+) -> None:
+    """Writes a model's parameters and buffers; see :func:`write_tensors`."""
+    write_tensors(path, model.state_dict(), metadata)
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copies ``tensors`` into ``model``'s parameters and buffers, all of them or none.
+
+    Args:
+        model: the network.
+        tensors: its state by name.
+        source: where they come from, for the error message.
+
+    Raises:
+        ValueError: if a tensor is missing, left over or of another shape.
+    """
+    state = model.state_dict()
+    missing = sorted(state.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - state.keys())
+    reshaped = [
+        f"{name}: {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
+        for name in state.keys() & tensors.keys()
+        if tensors[name].shape != state[name].shape
+    ]
+    if missing or unexpected or reshaped:
+        problems = [
+            f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' * (len(names) > 3)})"
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", reshaped),
+            )
+            if names
+        ]
+        raise ValueError(
+            f"{source} holds the weights of another network than this "
+            f"{type(model).__name__}: {'; '.join(problems)}"
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def save_training_state(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes the model and the optimizer's momentum, all that an interrupted run needs.
+
+    Args:
+        path: the file.
+        model: the network in training.
+        optimizer: SGD over ``model.parameters()``, in that order.
+        metadata: where the run stands, see :func:`irevnet.training.train`.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    write_tensors(path, tensors, metadata)
+
+
+def load_training_state(
+    path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restores what :func:`save_training_state` wrote, and returns its metadata.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or holds the state of another network.
+    """
+    tensors, metadata = read_tensors(path)
+    state = {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
+    load_weights(model, state, str(path))
+    for name, parameter in model.named_parameters():
+        momentum = tensors.get(f"momentum.{name}")
+        if momentum is not None:
+            optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+    return metadata

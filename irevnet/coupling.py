@@ -1,0 +1,42 @@
+"""The invertible block of the i-RevNet."""
+
+from torch import Tensor, nn
+
+from irevnet.layers import SpaceToDepth
+
+__all__ = ["CouplingBlock"]
+
+
+class CouplingBlock(nn.Module):
+    r"""One block of the i-RevNet, an additive coupling whose inverse is explicit.
+
+    Paper, section 3.1 and figure 1 (https://arxiv.org/abs/1802.07088):
+
+    .. math::
+
+        \tilde x_{j+1} &= S_{j+1} x_j, &\quad x_{j+1} &= S_{j+1} \tilde x_j + F_{j+1} x_j \\
+        x_j &= S_{j+1}^{-1} \tilde x_{j+1}, &\quad
+        \tilde x_j &= S_{j+1}^{-1} (x_{j+1} - F_{j+1} x_j)
+
+    Args:
+        residual: :math:`F`, any module that maps a half ``(B, C, H, W)`` to
+            ``(B, C * stride**2, H / stride, W / stride)``.
+        stride: the factor of :math:`S`; 1 is the identity.
+    """
+
+    def __init__(self, residual: nn.Module, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = residual
+        self.downsample = SpaceToDepth(stride)
+
+    def forward(self, x_tilde: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Halves ``(B, C, H, W)`` to halves ``(B, C * stride**2, H / stride, W / stride)``."""
+        y_tilde = self.downsample(x)
+        y = self.downsample(x_tilde) + self.residual(x)
+        return y_tilde, y
+
+    def inverse(self, y_tilde: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Undoes :meth:`forward`."""
+        x = self.downsample.inverse(y_tilde)
+        x_tilde = self.downsample.inverse(y - self.residual(x))
+        return x_tilde, x

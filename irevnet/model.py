@@ -1,0 +1,294 @@
+"""The i-RevNet: a classifier whose representation is an invertible function of the image."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from irevnet.batch_norm import frozen_statistics
+from irevnet.bottleneck import Bottleneck
+from irevnet.checks import check_images, check_per_stage, check_positive
+from irevnet.classifier import Classifier
+from irevnet.coupling import CouplingBlock
+from irevnet.known_channels import KnownChannels, known_states
+from irevnet.layers import SpaceToDepth, ZeroChannels, merge, split
+
+__all__ = ["IRevNet"]
+
+
+class IRevNet(nn.Module):
+    r"""A deep invertible network that classifies images (Jacobsen et al., ICLR 2018).
+
+    The image is moved into channels by an invertible space-to-depth, zero channels are appended
+    where the first stage is wider than that (the *injective* model; with none it is the
+    *bijective* one), and the two halves of the channels pass through a stack of
+    :class:`~irevnet.coupling.CouplingBlock`. The final representation holds everything that the
+    image held, and :meth:`inverse` gives the image back. Only the classifier on top of it,
+    batch norm, ReLU, spatial average and a linear layer, discards anything.
+
+    Source: https://arxiv.org/abs/1802.07088, section 3 and table 1.
+
+    Args:
+        in_shape: channels, height and width of an image. The network is convolutional and takes
+            any size whose height and width are multiples of ``total_stride``; this one is
+            checked at construction.
+        num_classes: length of the logits.
+        entry_factor: side of the blocks of pixels that the entry moves into channels.
+        blocks: coupling blocks in each stage.
+        strides: downsampling of the first block of each stage.
+        half_channels: channels of one half of the state in each stage. S multiplies channels by
+            the square of its stride, so each entry is the one before times ``stride**2``; the
+            first decides how many zero channels are appended.
+        kernel_sizes: of the three convolutions of F, odd.
+        bottleneck_ratio: how many times narrower than a half the middle of F is.
+        bottleneck_channels: width of the middle of F in each stage; overrides the ratio.
+        stride_on: which convolution of F carries the stride, ``"first"`` (the paper) or
+            ``"middle"``.
+        dropout: probability of dropping a value inside F (the released CIFAR-10 network: 0.1).
+
+    Raises:
+        ValueError: if an argument or a combination of them cannot work; the message names the
+            argument, its value and what is allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shape: Sequence[int] = (3, 224, 224),
+        num_classes: int = 1000,
+        entry_factor: int = 2,
+        blocks: Sequence[int] = (6, 16, 72, 6),
+        strides: Sequence[int] = (2, 2, 2, 2),
+        half_channels: Sequence[int] = (24, 96, 384, 1536),
+        kernel_sizes: Sequence[int] = (1, 3, 1),
+        bottleneck_ratio: int = 4,
+        bottleneck_channels: Sequence[int] | None = None,
+        stride_on: str = "first",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive("num_classes", num_classes)
+        check_positive("entry_factor", entry_factor)
+        blocks = check_per_stage("blocks", blocks, len(blocks))
+        strides = check_per_stage("strides", strides, len(blocks))
+        half_channels = check_per_stage("half_channels", half_channels, len(blocks))
+        self.in_channels, height, width = _check_in_shape(in_shape)
+        self.total_stride = entry_factor * math.prod(strides)
+        if height % self.total_stride or width % self.total_stride:
+            raise ValueError(
+                f"in_shape must have a height and width divisible by {self.total_stride}, the "
+                f"total stride (entry_factor {entry_factor} times strides {strides}); "
+                f"got {tuple(in_shape)}"
+            )
+        if len(kernel_sizes) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
+            raise ValueError(
+                f"kernel_sizes must be three odd positive integers, got {tuple(kernel_sizes)}"
+            )
+        if stride_on not in ("first", "middle"):
+            raise ValueError(f'stride_on must be "first" or "middle", got {stride_on!r}')
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        bottleneck_channels = _bottleneck_channels(
+            bottleneck_channels, bottleneck_ratio, half_channels
+        )
+        half = _first_half(half_channels, strides)
+
+        self.num_classes = num_classes
+        self.in_shape = (self.in_channels, height, width)
+        self.entry = SpaceToDepth(entry_factor)
+        self.zero_channels = ZeroChannels(
+            _zero_channels(self.in_channels, entry_factor, half, half_channels, strides)
+        )
+        self.blocks = nn.ModuleList()
+        for stage, block_count in enumerate(blocks):
+            for index in range(block_count):
+                stride = strides[stage] if index == 0 else 1
+                residual = Bottleneck(
+                    half,
+                    half_channels[stage],
+                    bottleneck_channels[stage],
+                    stride=stride,
+                    kernel_sizes=kernel_sizes,
+                    stride_on=stride_on,
+                    dropout=dropout,
+                    preactivation=len(self.blocks) > 0,
+                )
+                self.blocks.append(CouplingBlock(residual, stride))
+                half = half_channels[stage]
+        self.channels = 2 * half
+        self.classifier = Classifier(self.channels, num_classes)
+
+    @property
+    def is_bijective(self) -> bool:
+        """Whether every representation is that of an image (no zero channels are appended)."""
+        return self.zero_channels.channels == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
+        return self.classify(self.encode(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The final representation of images.
+
+        Args:
+            x: images ``(B, C, H, W)``, floating point, ``H`` and ``W`` multiples of
+                ``total_stride``.
+
+        Returns:
+            ``(B, 2 * half_channels[-1], H / total_stride, W / total_stride)``: both halves,
+            merged. It determines ``x``: see :meth:`inverse`.
+
+        Raises:
+            ValueError: if ``x`` has another shape or an integer dtype.
+        """
+        x_tilde, x = self._enter(x)
+        for block in self.blocks:
+            x_tilde, x = block(x_tilde, x)
+        return merge(x_tilde, x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The images whose final representation is ``z``; undoes :meth:`encode`.
+
+        It evaluates every F once, as :meth:`encode` does. Channels whose values are known to be
+        the same for every image (those that descend from appended zeros alone) are put back
+        to those values on the way, see :mod:`irevnet.known_channels`; of an injective model, a
+        ``z`` that no image has is thereby projected. Running statistics are never updated.
+        In training mode batch norm uses the statistics of the batch, so ``z`` must be the whole
+        batch that was encoded.
+
+        Args:
+            z: representations ``(B, 2 * half_channels[-1], h, w)``, floating point.
+
+        Returns:
+            Images ``(B, C, h * total_stride, w * total_stride)``.
+
+        Raises:
+            ValueError: if ``z`` has another shape or an integer dtype, or if dropout is active,
+                whose masks an inverse cannot know.
+        """
+        self._check_invertible(z)
+        with frozen_statistics(self):
+            known = self._known_states(z)
+            x_tilde, x = split(z)
+            for index in reversed(range(len(self.blocks) + 1)):
+                if index < len(known):
+                    known_tilde, known_x = known[index]
+                    x_tilde, x = known_tilde.restore(x_tilde), known_x.restore(x)
+                if index > 0:
+                    x_tilde, x = self.blocks[index - 1].inverse(x_tilde, x)
+        return self._leave(x_tilde, x)
+
+    def classify(self, z: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)`` of representations ``(B, 2 * half_channels[-1], h, w)``."""
+        return self.classifier(z)
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """The representation after the entry and after every block, merged, one at a time.
+
+        Args:
+            x: images ``(B, C, H, W)`` as for :meth:`encode`.
+
+        Yields:
+            ``len(blocks) + 1`` tensors ``(B, 2 * half, h, w)``; the last is ``encode(x)``.
+        """
+        x_tilde, x = self._enter(x)
+        yield merge(x_tilde, x)
+        for block in self.blocks:
+            x_tilde, x = block(x_tilde, x)
+            yield merge(x_tilde, x)
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_images(x, self.in_channels, self.total_stride)
+        return split(self.zero_channels(self.entry(x)))
+
+    def _leave(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        return self.entry.inverse(self.zero_channels.inverse(merge(x_tilde, x)))
+
+    def _known_states(self, z: Tensor) -> list[tuple[KnownChannels, KnownChannels]]:
+        if self.is_bijective:
+            return []
+        # Evaluated on as many zero images as z has, not on one: kernels chosen for another batch
+        # size may round differently, and the values are to be equal to the bit.
+        shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
+        x_tilde, x = self._enter(z.new_zeros(shape))
+        mask = torch.ones(x.shape[1] * 2, dtype=torch.bool, device=z.device)
+        mask[: -self.zero_channels.channels] = False
+        mask_tilde, mask_x = mask.chunk(2)
+        return known_states(
+            list(self.blocks), KnownChannels(x_tilde, mask_tilde), KnownChannels(x, mask_x)
+        )
+
+    def _check_invertible(self, z: Tensor) -> None:
+        if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape[2:]) < 1:
+            raise ValueError(
+                f"z must be a representation of shape (B, {self.channels}, h, w), "
+                f"got {tuple(z.shape)}"
+            )
+        if not z.is_floating_point():
+            raise ValueError(f"z must be floating point, got dtype {z.dtype}")
+        if any(m.training and m.p > 0 for m in self.modules() if isinstance(m, nn.Dropout)):
+            raise ValueError(
+                "inverse needs dropout to be inactive: its masks are not part of the "
+                "representation; call model.eval() or construct with dropout=0"
+            )
+
+
+def _check_in_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(in_shape) != 3:
+        raise ValueError(f"in_shape must be (channels, height, width), got {tuple(in_shape)}")
+    for name, value in zip(("channels", "height", "width"), in_shape, strict=True):
+        check_positive(f"in_shape {name}", value)
+    channels, height, width = in_shape
+    return channels, height, width
+
+
+def _bottleneck_channels(
+    widths: Sequence[int] | None, ratio: int, half_channels: tuple[int, ...]
+) -> tuple[int, ...]:
+    if widths is not None:
+        return check_per_stage("bottleneck_channels", widths, len(half_channels))
+    check_positive("bottleneck_ratio", ratio)
+    for half in half_channels:
+        if half < ratio:
+            raise ValueError(
+                f"bottleneck_ratio must be at most the smallest entry of half_channels, "
+                f"{min(half_channels)}, got {ratio}; or give bottleneck_channels"
+            )
+    return tuple(half // ratio for half in half_channels)
+
+
+def _first_half(half_channels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Channels of one half before the first block, from those of the first stage."""
+    for stage in range(1, len(strides)):
+        expected = half_channels[stage - 1] * strides[stage] ** 2
+        if half_channels[stage] != expected:
+            raise ValueError(
+                f"half_channels[{stage}] must be {expected}, that is half_channels[{stage - 1}] "
+                f"times strides[{stage}]**2, got {half_channels[stage]}: space-to-depth keeps "
+                "the number of values"
+            )
+    if half_channels[0] % strides[0] ** 2:
+        raise ValueError(
+            f"half_channels[0] must be divisible by strides[0]**2 = {strides[0] ** 2}, "
+            f"got {half_channels[0]}"
+        )
+    return half_channels[0] // strides[0] ** 2
+
+
+def _zero_channels(
+    in_channels: int,
+    entry_factor: int,
+    half: int,
+    half_channels: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> int:
+    entry_channels = in_channels * entry_factor**2
+    if 2 * half < entry_channels:
+        allowed = math.ceil(entry_channels / 2) * strides[0] ** 2
+        raise ValueError(
+            f"half_channels[0] must be at least {allowed} for two halves to hold the entry's "
+            f"{entry_channels} channels ({in_channels} channels, entry_factor {entry_factor}, "
+            f"strides[0] {strides[0]}), got {half_channels[0]}"
+        )
+    return 2 * half - entry_channels

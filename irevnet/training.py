@@ -1,0 +1,343 @@
+"""Training of a classifier: SGD, the paper's schedules, resumable to the bit."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim import lr_scheduler
+
+from irevnet.checkpoint import load_training_state, save_training_state
+from irevnet.data import Augmentation, FolderImages, ImageData, TensorImages
+
+__all__ = ["Evaluation", "NonFiniteLossError", "TrainingConfig", "evaluate", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained; every experiment's section ``training`` of ``params.yaml``.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images in a step.
+        learning_rate: the peak (``"onecycle"``) or the first one (``"step"``).
+        schedule: ``"onecycle"`` (rises for ``warmup`` of the steps, then falls to zero) or
+            ``"step"`` (times ``decay`` at each of ``milestones``).
+        warmup: share of the steps in which a one-cycle schedule rises.
+        milestones: epochs after which a step schedule decays.
+        decay: factor of a step schedule.
+        momentum: of SGD, Nesterov's.
+        weight_decay: of SGD, on every parameter.
+        label_smoothing: share of the target spread over all classes.
+        gradient_clip: largest Euclidean norm of the gradient; 0 for no limit.
+        padding: pixels of padding for random crops.
+        flip: whether to mirror images at random.
+        precision: of the convolutions, ``"float32"`` or ``"bfloat16"`` (autocast).
+        channels_last: whether activations are laid out with channels last.
+        compile: whether to compile the network.
+        checkpoint_epochs: epochs between checkpoints.
+
+    Raises:
+        ValueError: if a value is out of range; the message names it.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "onecycle"
+    warmup: float = 0.25
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    gradient_clip: float = 0.0
+    padding: int = 0
+    flip: bool = False
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, allowed in {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "warmup": 0 < self.warmup < 1,
+            "milestones": list(self.milestones) == sorted(set(self.milestones)),
+            "decay": 0 < self.decay <= 1,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "gradient_clip": self.gradient_clip >= 0,
+            "padding": self.padding >= 0,
+            "checkpoint_epochs": self.checkpoint_epochs >= 1,
+            "schedule": self.schedule in ("onecycle", "step"),
+            "precision": self.precision in ("float32", "bfloat16"),
+        }.items():
+            if not allowed:
+                raise ValueError(
+                    f"{name} is out of range: {getattr(self, name)!r}; see TrainingConfig"
+                )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a network classifies a set.
+
+    Args:
+        accuracy: share of the images classified correctly, 0 to 1.
+        loss: mean cross-entropy in nats.
+        n: number of images.
+    """
+
+    accuracy: float
+    loss: float
+    n: int
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message says where and what is left."""
+
+
+def evaluate(
+    model: nn.Module,
+    images: TensorImages | FolderImages,
+    *,
+    batch_size: int = 256,
+    precision: str = "float32",
+) -> Evaluation:
+    """Classifies every image of a set, in evaluation mode; the mode is restored.
+
+    Args:
+        model: images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+        images: the set.
+        batch_size: images at a time.
+        precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
+    """
+    if len(images) == 0:
+        return Evaluation(accuracy=math.nan, loss=math.nan, n=0)
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    correct = loss = torch.zeros((), dtype=torch.float64, device=device)
+    with torch.no_grad(), _autocast(device, precision):
+        for x, labels in images.batches(batch_size):
+            logits = model(x.to(device)).float()
+            targets = labels.to(device)
+            correct = correct + (logits.argmax(dim=1) == targets).sum()
+            loss = loss + functional.cross_entropy(logits, targets, reduction="sum")
+    model.train(was_training)
+    return Evaluation(correct.item() / len(images), loss.item() / len(images), len(images))
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Trains ``model`` in place on ``data.train``.
+
+    On a CPU the result depends on nothing but the arguments: the same seed gives the same bits,
+    and so does a run that was interrupted and goes on from its checkpoint. The global random
+    generator is left as it was.
+
+    Args:
+        model: the network, freshly made.
+        data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
+        config: how to train.
+        seed: of order, augmentation and dropout (not of the weights, which ``model`` has).
+        device: where to train.
+        checkpoint: a file to save the state in as training goes on. If it is there already and
+            belongs to the same run, training goes on from it; it is removed at the end.
+        report: called with one line an epoch.
+
+    Returns:
+        A row per epoch: ``epoch``, ``learning_rate`` (of its last step), ``train_loss``,
+        ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``.
+
+    Raises:
+        ValueError: if ``config.batch_size`` exceeds the number of training images, or if the
+            checkpoint is of another run or damaged.
+        NonFiniteLossError: with the step, the learning rate and the last good checkpoint.
+    """
+    if config.batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size must be at most the number of training images, {len(data.train)}, "
+            f"got {config.batch_size}"
+        )
+    device = torch.device(device)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=memory_format).train()
+    data = data.to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )
+    steps_per_epoch = len(data.train) // config.batch_size
+    scheduler = _scheduler(optimizer, config, steps_per_epoch)
+    step_model = torch.compile(model) if config.compile else model
+    run = _fingerprint(model, config, seed)
+    history: list[dict[str, Any]] = []
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    if checkpoint is not None and checkpoint.exists():
+        history = _resume(checkpoint, run, model, optimizer, scheduler, steps_per_epoch)
+        report(f"resumed after epoch {len(history)} from {checkpoint.name}")
+
+    for epoch in range(len(history), config.epochs):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            # An epoch's randomness depends on its number alone, so that a run can go on anywhere.
+            torch.manual_seed(seed * 1_000_003 + epoch)
+            row = _train_epoch(
+                step_model, data, config, optimizer, scheduler, device, epoch, checkpoint
+            )
+        validation = evaluate(model, data.validation, precision=config.precision)
+        row |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+        history.append(row)
+        report(_progress(row, config.epochs))
+        if checkpoint is not None and (epoch + 1) % config.checkpoint_epochs == 0:
+            save_training_state(
+                checkpoint,
+                model,
+                optimizer,
+                {
+                    "run": run,
+                    "history": history,
+                    "next_learning_rate": scheduler.get_last_lr()[0],
+                },
+            )
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return history
+
+
+def _train_epoch(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
+    scheduler: lr_scheduler.LRScheduler,
+    device: torch.device,
+    epoch: int,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+    augmentation = Augmentation(config.padding, config.flip)
+    total_loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    learning_rate = math.nan
+    steps = 0
+    for x, labels in data.train.training_batches(config.batch_size, augmentation, generator):
+        x, labels = x.to(device), labels.to(device)
+        if config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with _autocast(device, config.precision):
+            logits = model(x)
+        loss = functional.cross_entropy(
+            logits.float(), labels, label_smoothing=config.label_smoothing
+        )
+        learning_rate = scheduler.get_last_lr()[0]
+        if not torch.isfinite(loss):
+            good = checkpoint if checkpoint is not None and checkpoint.exists() else "none"
+            raise NonFiniteLossError(
+                f"loss is {loss.item()} in epoch {epoch + 1}, step {steps + 1} of it, at learning "
+                f"rate {learning_rate:.3g}; last good checkpoint: {good}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        optimizer.step()
+        scheduler.step()
+        total_loss += loss.detach() * len(labels)
+        correct += (logits.detach().argmax(dim=1) == labels).sum()
+        steps += 1
+    seen = steps * config.batch_size
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": learning_rate,
+        "train_loss": total_loss.item() / seen,
+        "train_accuracy": correct.item() / seen,
+    }
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    if config.schedule == "onecycle":
+        return lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.learning_rate,
+            # One more than is taken: the scheduler is stepped after the last step, too.
+            total_steps=config.epochs * steps_per_epoch + 1,
+            pct_start=config.warmup,
+            anneal_strategy="linear",
+            cycle_momentum=False,
+        )
+    return lr_scheduler.MultiStepLR(
+        optimizer, [epoch * steps_per_epoch for epoch in config.milestones], gamma=config.decay
+    )
+
+
+def _resume(
+    path: Path,
+    run: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: lr_scheduler.LRScheduler,
+    steps_per_epoch: int,
+) -> list[dict[str, Any]]:
+    metadata = load_training_state(path, model, optimizer)
+    if metadata["run"] != run:
+        raise ValueError(
+            f"{path} is the checkpoint of a run with other settings, another seed or network; "
+            "remove it, or name another file"
+        )
+    history = metadata["history"]
+    for group in optimizer.param_groups:
+        group["lr"] = metadata["next_learning_rate"]
+    scheduler.load_state_dict(
+        {
+            "last_epoch": len(history) * steps_per_epoch,
+            "_last_lr": [metadata["next_learning_rate"]],
+        }
+    )
+    return history
+
+
+def _fingerprint(model: nn.Module, config: TrainingConfig, seed: int) -> str:
+    description = json.dumps([repr(model), dataclasses.asdict(config), seed])
+    return hashlib.sha256(description.encode()).hexdigest()[:16]
+
+
+def _progress(row: dict[str, Any], epochs: int) -> str:
+    line = (
+        f"epoch {row['epoch']:>3}/{epochs}  learning rate {row['learning_rate']:.4f}  "
+        f"loss {row['train_loss']:.4f}  training accuracy {row['train_accuracy']:.2%}"
+    )
+    if not math.isnan(row["validation_accuracy"]):
+        line += f"  validation {row['validation_accuracy']:.2%}"
+    return line
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

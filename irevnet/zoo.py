@@ -1,0 +1,213 @@
+"""Named networks: the paper's, the released code's, those of the experiments, and baselines."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.models import resnet50
+
+from irevnet.baselines import ResNet, RevNet
+from irevnet.checkpoint import load_weights, read_tensors
+from irevnet.model import IRevNet
+
+__all__ = ["create_model", "list_models", "pretrained_path"]
+
+_CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
+_DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
+
+
+def _resnet50(num_classes: int = 1000) -> nn.Module:
+    return resnet50(weights=None, num_classes=num_classes)
+
+
+_MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    # ILSVRC-2012, table 1 of the paper
+    "irevnet_a": (
+        IRevNet,
+        {
+            "entry_factor": 4,
+            "blocks": (4, 4, 6, 4),
+            "strides": (1, 2, 2, 2),
+            "half_channels": (96, 384, 1536, 6144),
+        },
+    ),
+    "irevnet_b": (
+        IRevNet,
+        {
+            "entry_factor": 2,
+            "blocks": (6, 16, 72, 6),
+            "strides": (2, 2, 2, 2),
+            "half_channels": (24, 96, 384, 1536),
+        },
+    ),
+    "revnet56": (RevNet, {}),
+    "resnet50": (_resnet50, {}),
+    # CIFAR-10: the released code's network, a bijective one, baselines of its depth
+    "irevnet_cifar": (
+        IRevNet,
+        {
+            **_CIFAR,
+            "entry_factor": 1,
+            "blocks": (18, 18, 18),
+            "half_channels": (16, 64, 256),
+            "kernel_sizes": (3, 3, 3),
+            "dropout": 0.1,
+        },
+    ),
+    "irevnet_cifar_bijective": (
+        IRevNet,
+        {
+            **_CIFAR,
+            "entry_factor": 2,
+            "blocks": (6, 6, 6),
+            "half_channels": (6, 24, 96),
+            "bottleneck_channels": (64, 128, 256),
+        },
+    ),
+    "revnet_cifar": (
+        RevNet,
+        {
+            **_CIFAR,
+            "stem": "small",
+            "stem_channels": 32,
+            "units": (9, 9, 9),
+            "channels": (128, 256, 512),
+        },
+    ),
+    "resnet_cifar": (
+        ResNet,
+        {
+            **_CIFAR,
+            "stem": "small",
+            "stem_channels": 16,
+            "units": (18, 18, 18),
+            "channels": (64, 128, 256),
+        },
+    ),
+    # scikit-learn's handwritten digits: all four about 38 layers deep, 0.2 to 0.3 million
+    # parameters, stages at 4x4, 2x2 and 1x1
+    "irevnet_digits": (
+        IRevNet,
+        {
+            **_DIGITS,
+            "entry_factor": 2,
+            "strides": (1, 2, 2),
+            "blocks": (4, 4, 4),
+            "half_channels": (8, 32, 128),
+            "bottleneck_channels": (16, 32, 64),
+        },
+    ),
+    "irevnet_digits_bijective": (
+        IRevNet,
+        {
+            **_DIGITS,
+            "entry_factor": 2,
+            "strides": (1, 2, 2),
+            "blocks": (4, 4, 4),
+            "half_channels": (2, 8, 32),
+            "bottleneck_channels": (16, 32, 64),
+        },
+    ),
+    "revnet_digits": (
+        RevNet,
+        {
+            **_DIGITS,
+            "stem": "small",
+            "strides": (2, 2, 2),
+            "stem_channels": 16,
+            "units": (2, 2, 2),
+            "channels": (96, 192, 384),
+        },
+    ),
+    "resnet_digits": (
+        ResNet,
+        {
+            **_DIGITS,
+            "stem": "small",
+            "strides": (2, 2, 2),
+            "stem_channels": 16,
+            "units": (4, 4, 4),
+            "channels": (48, 96, 192),
+        },
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """Returns the names that :func:`create_model` takes, sorted.
+
+    Example:
+        >>> import irevnet
+        >>> "irevnet_b" in irevnet.list_models()
+        True
+    """
+    return sorted(_MODELS)
+
+
+def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) -> nn.Module:  # noqa: ANN401
+    """Builds a network by name, as timm's function of that name does.
+
+    Args:
+        name: one of :func:`list_models`.
+        pretrained: an experiment whose trained weights come with the repository (``"digits"``,
+            ...), or None for random weights. The configuration that was trained is then the
+            default.
+        **overrides: arguments of the network's class in place of those of the zoo, such as
+            ``num_classes``.
+
+    Returns:
+        The network, on the CPU, float32, in training mode; with ``pretrained`` in evaluation
+        mode.
+
+    Raises:
+        ValueError: if the name, an override or the experiment is unknown (the message lists what
+            is allowed), if the combination cannot work, or if the weights are damaged or do not
+            fit.
+
+    Example:
+        >>> import irevnet
+        >>> model = irevnet.create_model("irevnet_digits", num_classes=2)
+        >>> model.num_classes
+        2
+    """
+    if name not in _MODELS:
+        raise ValueError(f"name must be one of {list_models()}, got {name!r}")
+    network, defaults = _MODELS[name]
+    allowed = list(inspect.signature(network).parameters)
+    unknown = sorted(set(overrides) - set(allowed))
+    if unknown:
+        raise ValueError(f"{name} has no argument {', '.join(unknown)}; allowed are {allowed}")
+    if pretrained is None:
+        return network(**{**defaults, **overrides})
+    path = pretrained_path(name, pretrained)
+    tensors, metadata = read_tensors(path)
+    model = network(**{**defaults, **metadata["overrides"], **overrides})
+    load_weights(model, tensors, str(path))
+    return model.eval()
+
+
+def pretrained_path(name: str, experiment: str) -> Path:
+    """Where the weights of ``create_model(name, pretrained=experiment)`` are.
+
+    Raises:
+        ValueError: if there are none; the message lists those that there are.
+    """
+    package = Path(__file__).parent
+    # An installed package carries its weights; in a checkout they are the pipeline's results.
+    places = [
+        (package / "pretrained", "*/*.safetensors"),
+        (package.parent / "results", "*/weights/*.safetensors"),
+    ]
+    found = {}
+    for root, pattern in places:
+        for path in sorted(root.glob(pattern)):
+            found.setdefault((path.stem, path.relative_to(root).parts[0]), path)
+    if (name, experiment) not in found:
+        available = [f"{name} with pretrained={experiment!r}" for name, experiment in found]
+        raise ValueError(
+            f"no pretrained weights of {name} for {experiment!r}; "
+            f"available are: {', '.join(sorted(available)) or 'none'}"
+        )
+    return found[name, experiment]
