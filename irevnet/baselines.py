@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from irevnet.bottleneck import Bottleneck
-from irevnet.checks import check_images, check_per_stage, check_positive
+from irevnet.checks import (
+    check_images,
+    check_in_shape,
+    check_per_stage,
+    check_positive,
+    check_stages,
+)
 from irevnet.classifier import Classifier
 from irevnet.layers import merge, split
 
@@ -31,13 +37,14 @@ class _StagedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("num_classes", num_classes)
-        units = check_per_stage("units", units, len(units))
+        units = check_stages("units", units)
         strides = check_per_stage("strides", strides, len(units))
         channels = check_per_stage("channels", channels, len(units))
         for name, value in [
             ("stem_channels", stem_channels),
             *((f"channels[{stage}]", value) for stage, value in enumerate(channels)),
         ]:
+            check_positive(name, value)
             if value % 8:
                 raise ValueError(
                     f"{name} must be a multiple of 8 (two halves, bottlenecks of a quarter), "
@@ -45,8 +52,8 @@ class _StagedNetwork(nn.Module):
                 )
         if stem not in ("imagenet", "small"):
             raise ValueError(f'stem must be "imagenet" or "small", got {stem!r}')
-        self.in_shape = tuple(in_shape)
-        self.in_channels = in_shape[0]
+        self.in_shape = check_in_shape(in_shape)
+        self.in_channels = self.in_shape[0]
         self.num_classes = num_classes
         self.stem = _stem(stem, self.in_channels, stem_channels)
         self.units = nn.ModuleList()

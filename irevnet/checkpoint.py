@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 __all__ = [
@@ -39,11 +39,15 @@ def write_tensors(
     unfinished = path.with_name(f"{path.name}.unfinished")
     # One key only: safetensors does not promise an order of several.
     header = {"irevnet": json.dumps(metadata, sort_keys=True)}
-    save_file(
+    content = save(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-        unfinished,
         metadata=header,
     )
+    # Not safetensors' save_file: its files can be read by their owner alone.
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 
@@ -83,7 +87,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         source: where they come from, for the error message.
 
     Raises:
-        ValueError: if a tensor is missing, left over or of another shape.
+        ValueError: if a tensor is missing, left over, or of another shape or kind (integers for
+            floating point).
     """
     state = model.state_dict()
     missing = sorted(state.keys() - tensors.keys())
@@ -93,13 +98,19 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         for name in state.keys() & tensors.keys()
         if tensors[name].shape != state[name].shape
     ]
-    if missing or unexpected or reshaped:
+    retyped = [
+        f"{name}: {tensors[name].dtype} instead of {state[name].dtype}"
+        for name in state.keys() & tensors.keys()
+        if tensors[name].is_floating_point() != state[name].is_floating_point()
+    ]
+    if missing or unexpected or reshaped or retyped:
         problems = [
             f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' * (len(names) > 3)})"
             for what, names in (
                 ("missing", missing),
                 ("unexpected", unexpected),
                 ("of another shape", reshaped),
+                ("of another kind", retyped),
             )
             if names
         ]

@@ -1,10 +1,18 @@
 """Checks of arguments and inputs, with messages that name what, where and what is allowed."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 from torch import Tensor
 
-__all__ = ["check_images", "check_per_stage", "check_positive"]
+__all__ = [
+    "check_images",
+    "check_in_shape",
+    "check_interval",
+    "check_per_stage",
+    "check_positive",
+    "check_stages",
+]
 
 
 def check_positive(name: str, value: int) -> None:
@@ -13,36 +21,67 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def check_per_stage(name: str, values: Sequence[int], stages: int) -> tuple[int, ...]:
-    """Returns ``values`` as a tuple; ``ValueError`` unless there is a positive integer a stage."""
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise ValueError(f"{name} must be a sequence of one integer per stage, got {values!r}")
-    if len(values) != stages:
+def check_interval(name: str, value: float, interval: str) -> None:
+    """Raises ``ValueError`` unless ``value`` is a number in ``interval``, such as ``"[0, 1)"``."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not (low <= value if interval.startswith("[") else low < value)
+        or not (value <= high if interval.endswith("]") else value < high)
+    ):
+        raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+
+
+def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """Returns ``values`` as a tuple; ``ValueError`` unless it is one or more positive integers."""
+    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
         raise ValueError(
-            f"{name} must have one entry per stage ({stages}, as blocks has), "
-            f"got {len(values)}: {tuple(values)}"
+            f"{name} must be a sequence of one positive integer per stage, got {values!r}"
         )
     for stage, value in enumerate(values):
         check_positive(f"{name}[{stage}]", value)
     return tuple(values)
 
 
+def check_per_stage(name: str, values: Sequence[int], stages: int) -> tuple[int, ...]:
+    """Returns ``values`` as a tuple; ``ValueError`` unless there is a positive integer a stage."""
+    values = check_stages(name, values)
+    if len(values) != stages:
+        raise ValueError(
+            f"{name} must have one entry per stage ({stages}), got {len(values)}: {values}"
+        )
+    return values
+
+
+def check_in_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns the image shape as a tuple; ``ValueError`` unless it is three positive integers."""
+    if isinstance(in_shape, str) or not isinstance(in_shape, Sequence) or len(in_shape) != 3:
+        raise ValueError(f"in_shape must be (channels, height, width), got {in_shape!r}")
+    for name, value in zip(("channels", "height", "width"), in_shape, strict=True):
+        check_positive(f"in_shape {name}", value)
+    channels, height, width = in_shape
+    return channels, height, width
+
+
 def check_images(x: Tensor, in_channels: int, total_stride: int) -> None:
     """Raises ``ValueError`` unless ``x`` is a batch of images that the network can take.
 
     Args:
-        x: should be ``(B, in_channels, H, W)``, floating point, ``H`` and ``W`` positive
+        x: should be ``(B, in_channels, H, W)``, floating point, not empty, ``H`` and ``W``
             multiples of ``total_stride``.
         in_channels: channels of an image.
         total_stride: by how much the network downsamples.
     """
-    allowed = (
-        f"(B, {in_channels}, H, W) with H and W positive multiples of {total_stride}, "
-        "the network's total stride"
-    )
+    allowed = f"(B, {in_channels}, H, W), none of them 0"
+    if total_stride > 1:
+        allowed += f", H and W multiples of {total_stride}, the network's total stride"
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor of shape {allowed}; got {type(x).__name__}")
     if x.ndim != 4 or x.shape[1] != in_channels:
         raise ValueError(f"x must have shape {allowed}; got {tuple(x.shape)}")
-    if any(size < 1 or size % total_stride for size in x.shape[2:]):
+    # torch's pixel_unshuffle leaves an empty batch as it is, so that is refused, too.
+    if min(x.shape) < 1 or any(size % total_stride for size in x.shape[2:]):
         raise ValueError(f"x must have shape {allowed}; got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(

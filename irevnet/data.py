@@ -2,7 +2,8 @@
 
 Images are ``[0, 1]`` when a network sees them, as in the paper. Small sets are one uint8 tensor
 that lives on the device and is augmented there, a batch at a time; folders of files go through
-a :class:`~torch.utils.data.DataLoader`.
+a :class:`~torch.utils.data.DataLoader`. (torchvision takes seconds to import, so it is
+imported where it is used: the digits need none of it.)
 """
 
 import os
@@ -15,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
-from torchvision import datasets
-from torchvision.transforms import v2
 
 __all__ = [
     "Augmentation",
@@ -125,6 +124,9 @@ class FolderImages:
     def __init__(
         self, folder: Path, size: int, workers: int, indices: list[int] | None = None
     ) -> None:
+        from torchvision import datasets
+        from torchvision.transforms import v2
+
         self.size = size
         self.workers = workers
         to_float = [v2.ToImage(), v2.RGB(), v2.ToDtype(torch.float32, scale=True)]
@@ -241,6 +243,8 @@ def load_cifar10(root: str | os.PathLike[str] = "data", validation: int = 0) -> 
     Raises:
         ValueError: if the data is missing or damaged and cannot be downloaded.
     """
+    from torchvision import datasets
+
     root = Path(root)
     try:
         train, test = (datasets.CIFAR10(root, train=train) for train in (True, False))
@@ -328,7 +332,7 @@ def load_data(
     Raises:
         ValueError: if the name is unknown, or the data missing or damaged.
     """
-    root = os.environ.get("IREVNET_DATA", root)
+    root = os.environ.get("IREVNET_DATA") or root
     if name == "digits":
         return load_digits(validation)
     if name == "cifar10":
@@ -341,6 +345,14 @@ def load_data(
 def _stratified_split(labels: np.ndarray, held_out: int) -> tuple[Tensor, Tensor]:
     """Indices of the rest and of ``held_out`` items, class shares kept, the same every time."""
     indices = np.arange(len(labels))
+    classes = len(np.unique(labels))
+    if type(held_out) is not int or not (
+        held_out == 0 or classes <= held_out <= len(labels) - classes
+    ):
+        raise ValueError(
+            f"validation must be 0 or an integer from {classes} to {len(labels) - classes} (at "
+            f"least one image of each class on either side), got {held_out!r}"
+        )
     if held_out == 0:
         return torch.from_numpy(indices), torch.zeros(0, dtype=torch.int64)
     from sklearn.model_selection import train_test_split

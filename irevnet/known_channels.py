@@ -15,61 +15,85 @@ from torch import Tensor
 
 from irevnet.coupling import CouplingBlock
 
-__all__ = ["KnownChannels", "known_states"]
+__all__ = ["KnownChannels", "known_channels", "known_values"]
 
 
 @dataclass(frozen=True)
 class KnownChannels:
-    """The channels of a half whose values are the same for every image.
+    """Which channels of a state's halves are the same for every image.
 
     Args:
-        values: a half ``(B, C, H, W)``; only the channels in ``mask`` mean anything.
-        mask: ``(C,)`` bool, which channels are known.
+        first: per channel of the first half, whether it is known.
+        second: per channel of the second half, the one that F reads.
     """
 
-    values: Tensor
-    mask: Tensor
+    first: tuple[bool, ...]
+    second: tuple[bool, ...]
 
-    def restore(self, half: Tensor) -> Tensor:
-        """Returns ``half`` ``(B, C, H, W)`` with the known channels at their exact values."""
-        return torch.where(self.mask[:, None, None], self.values, half)
+    def __bool__(self) -> bool:
+        return any(self.first) or any(self.second)
+
+    def restore(
+        self, state: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns ``state``, halves ``(B, C, H, W)``, with the known channels from ``values``."""
+        first, second = (
+            torch.where(torch.tensor(mask, device=half.device)[:, None, None], exact, half)
+            for mask, half, exact in zip((self.first, self.second), state, values, strict=True)
+        )
+        return first, second
 
 
-def known_states(
-    blocks: Sequence[CouplingBlock], x_tilde: KnownChannels, x: KnownChannels
-) -> list[tuple[KnownChannels, KnownChannels]]:
+def known_channels(entry: KnownChannels, blocks: Sequence[CouplingBlock]) -> list[KnownChannels]:
     """Follows known channels through the blocks for as long as there are any.
 
+    Mirrors :meth:`irevnet.coupling.CouplingBlock.forward`: S moves known channels, and F's output
+    is known only if all of its input is.
+
     Args:
-        blocks: the coupling blocks, in forward order.
-        x_tilde: what is known of the first half before the first block.
-        x: what is known of the second half before the first block, the one that F reads.
+        entry: what is known before the first block: the appended zeros.
+        blocks: in forward order.
 
     Returns:
-        One pair of halves per state that has known channels: before the first block, after
-        it, and so on.
+        What is known of the state before the first block, after it, and so on.
     """
     states = []
-    for block in blocks:
-        if not (x_tilde.mask.any() or x.mask.any()):
-            return states
-        states.append((x_tilde, x))
-        x_tilde, x = _after(block, x_tilde, x)
-    if x_tilde.mask.any() or x.mask.any():
-        states.append((x_tilde, x))
+    known = entry
+    for block in [*blocks, None]:
+        if not known:
+            break
+        states.append(known)
+        if block is not None:
+            copies = block.downsample.factor**2
+            moved = [k and all(known.second) for k in known.first for _ in range(copies)]
+            known = KnownChannels(
+                tuple(k for k in known.second for _ in range(copies)), tuple(moved)
+            )
     return states
 
 
-def _after(
-    block: CouplingBlock, x_tilde: KnownChannels, x: KnownChannels
-) -> tuple[KnownChannels, KnownChannels]:
-    """The coupling on known channels: F's output is known only if all of its input is."""
-    offsets = block.downsample.factor**2
-    y_values = block.downsample(x_tilde.values)
-    y_mask = x_tilde.mask.repeat_interleave(offsets)
-    if x.mask.all():
-        y_values = y_values + block.residual(x.values)
-    else:
-        y_mask = torch.zeros_like(y_mask)
-    y_tilde = KnownChannels(block.downsample(x.values), x.mask.repeat_interleave(offsets))
-    return y_tilde, KnownChannels(y_values, y_mask)
+def known_values(
+    known: Sequence[KnownChannels],
+    blocks: Sequence[CouplingBlock],
+    x_tilde: Tensor,
+    x: Tensor,
+) -> list[tuple[Tensor, Tensor]]:
+    """Computes the known channels of every state that has some, from any image's state.
+
+    Args:
+        known: as :func:`known_channels` returns.
+        blocks: in forward order.
+        x_tilde: first half ``(B, C, H, W)`` of any images' state before the first block.
+        x: second half.
+
+    Returns:
+        Halves per entry of ``known``; only their known channels mean anything.
+    """
+    values = [(x_tilde, x)]
+    for before, block in zip(known[:-1], blocks, strict=False):
+        if all(before.second):
+            x_tilde, x = block(x_tilde, x)
+        else:
+            x_tilde, x = block.downsample(x), block.downsample(x_tilde)
+        values.append((x_tilde, x))
+    return values

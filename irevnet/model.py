@@ -3,16 +3,23 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from irevnet.batch_norm import frozen_statistics
 from irevnet.bottleneck import Bottleneck
-from irevnet.checks import check_images, check_per_stage, check_positive
+from irevnet.checks import (
+    check_images,
+    check_in_shape,
+    check_interval,
+    check_per_stage,
+    check_positive,
+    check_stages,
+)
 from irevnet.classifier import Classifier
 from irevnet.coupling import CouplingBlock
-from irevnet.known_channels import KnownChannels, known_states
+from irevnet.known_channels import KnownChannels, known_channels, known_values
 from irevnet.layers import SpaceToDepth, ZeroChannels, merge, split
+from irevnet.reversible import reversible_stack
 
 __all__ = ["IRevNet"]
 
@@ -46,6 +53,9 @@ class IRevNet(nn.Module):
         stride_on: which convolution of F carries the stride, ``"first"`` (the paper) or
             ``"middle"``.
         dropout: probability of dropping a value inside F (the released CIFAR-10 network: 0.1).
+        backward: how gradients are made: ``"stored"`` keeps every activation for the backward
+            pass, ``"reversible"`` recovers them from the representation, see
+            :mod:`irevnet.reversible`. Values and gradients are the same up to rounding.
 
     Raises:
         ValueError: if an argument or a combination of them cannot work; the message names the
@@ -66,14 +76,15 @@ class IRevNet(nn.Module):
         bottleneck_channels: Sequence[int] | None = None,
         stride_on: str = "first",
         dropout: float = 0.0,
+        backward: str = "stored",
     ) -> None:
         super().__init__()
         check_positive("num_classes", num_classes)
         check_positive("entry_factor", entry_factor)
-        blocks = check_per_stage("blocks", blocks, len(blocks))
+        blocks = check_stages("blocks", blocks)
         strides = check_per_stage("strides", strides, len(blocks))
         half_channels = check_per_stage("half_channels", half_channels, len(blocks))
-        self.in_channels, height, width = _check_in_shape(in_shape)
+        self.in_channels, height, width = check_in_shape(in_shape)
         self.total_stride = entry_factor * math.prod(strides)
         if height % self.total_stride or width % self.total_stride:
             raise ValueError(
@@ -81,19 +92,18 @@ class IRevNet(nn.Module):
                 f"total stride (entry_factor {entry_factor} times strides {strides}); "
                 f"got {tuple(in_shape)}"
             )
-        if len(kernel_sizes) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(
-                f"kernel_sizes must be three odd positive integers, got {tuple(kernel_sizes)}"
-            )
+        kernel_sizes = _check_kernel_sizes(kernel_sizes)
         if stride_on not in ("first", "middle"):
             raise ValueError(f'stride_on must be "first" or "middle", got {stride_on!r}')
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        check_interval("dropout", dropout, "[0, 1)")
+        if backward not in ("stored", "reversible"):
+            raise ValueError(f'backward must be "stored" or "reversible", got {backward!r}')
         bottleneck_channels = _bottleneck_channels(
             bottleneck_channels, bottleneck_ratio, half_channels
         )
         half = _first_half(half_channels, strides)
 
+        self.backward = backward
         self.num_classes = num_classes
         self.in_shape = (self.in_channels, height, width)
         self.entry = SpaceToDepth(entry_factor)
@@ -116,6 +126,14 @@ class IRevNet(nn.Module):
                 )
                 self.blocks.append(CouplingBlock(residual, stride))
                 half = half_channels[stage]
+        entry_channels = self.in_channels * entry_factor**2
+        appended = [c >= entry_channels for c in range(2 * _first_half(half_channels, strides))]
+        self.known = known_channels(
+            KnownChannels(
+                tuple(appended[: len(appended) // 2]), tuple(appended[len(appended) // 2 :])
+            ),
+            self.blocks,
+        )
         self.channels = 2 * half
         self.classifier = Classifier(self.channels, num_classes)
 
@@ -143,8 +161,13 @@ class IRevNet(nn.Module):
             ValueError: if ``x`` has another shape or an integer dtype.
         """
         x_tilde, x = self._enter(x)
-        for block in self.blocks:
-            x_tilde, x = block(x_tilde, x)
+        if self.backward == "reversible":
+            # A state with known channels is recovered inexactly: what follows it is recomputed.
+            recomputed = max(0, len(self.known) - 1)
+            x_tilde, x = reversible_stack(self.blocks, x_tilde, x, recomputed=recomputed)
+        else:
+            for block in self.blocks:
+                x_tilde, x = block(x_tilde, x)
         return merge(x_tilde, x)
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -169,12 +192,11 @@ class IRevNet(nn.Module):
         """
         self._check_invertible(z)
         with frozen_statistics(self):
-            known = self._known_states(z)
+            exact = self._known_values(z)
             x_tilde, x = split(z)
             for index in reversed(range(len(self.blocks) + 1)):
-                if index < len(known):
-                    known_tilde, known_x = known[index]
-                    x_tilde, x = known_tilde.restore(x_tilde), known_x.restore(x)
+                if index < len(exact):
+                    x_tilde, x = self.known[index].restore((x_tilde, x), exact[index])
                 if index > 0:
                     x_tilde, x = self.blocks[index - 1].inverse(x_tilde, x)
         return self._leave(x_tilde, x)
@@ -205,25 +227,21 @@ class IRevNet(nn.Module):
     def _leave(self, x_tilde: Tensor, x: Tensor) -> Tensor:
         return self.entry.inverse(self.zero_channels.inverse(merge(x_tilde, x)))
 
-    def _known_states(self, z: Tensor) -> list[tuple[KnownChannels, KnownChannels]]:
-        if self.is_bijective:
+    def _known_values(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
+        if not self.known:
             return []
         # Evaluated on as many zero images as z has, not on one: kernels chosen for another batch
         # size may round differently, and the values are to be equal to the bit.
         shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
-        x_tilde, x = self._enter(z.new_zeros(shape))
-        mask = torch.ones(x.shape[1] * 2, dtype=torch.bool, device=z.device)
-        mask[: -self.zero_channels.channels] = False
-        mask_tilde, mask_x = mask.chunk(2)
-        return known_states(
-            list(self.blocks), KnownChannels(x_tilde, mask_tilde), KnownChannels(x, mask_x)
-        )
+        return known_values(self.known, self.blocks, *self._enter(z.new_zeros(shape)))
 
     def _check_invertible(self, z: Tensor) -> None:
-        if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape[2:]) < 1:
+        if not isinstance(z, Tensor):
+            raise ValueError(f"z must be a tensor, got {type(z).__name__}")
+        if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape) < 1:
             raise ValueError(
-                f"z must be a representation of shape (B, {self.channels}, h, w), "
-                f"got {tuple(z.shape)}"
+                f"z must be a representation of shape (B, {self.channels}, h, w), none of them "
+                f"0, got {tuple(z.shape)}"
             )
         if not z.is_floating_point():
             raise ValueError(f"z must be floating point, got dtype {z.dtype}")
@@ -234,13 +252,14 @@ class IRevNet(nn.Module):
             )
 
 
-def _check_in_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(in_shape) != 3:
-        raise ValueError(f"in_shape must be (channels, height, width), got {tuple(in_shape)}")
-    for name, value in zip(("channels", "height", "width"), in_shape, strict=True):
-        check_positive(f"in_shape {name}", value)
-    channels, height, width = in_shape
-    return channels, height, width
+def _check_kernel_sizes(kernel_sizes: Sequence[int]) -> tuple[int, ...]:
+    if (
+        not isinstance(kernel_sizes, Sequence)
+        or len(kernel_sizes) != 3
+        or any(type(size) is not int or size < 1 or size % 2 == 0 for size in kernel_sizes)
+    ):
+        raise ValueError(f"kernel_sizes must be three odd positive integers, got {kernel_sizes!r}")
+    return tuple(kernel_sizes)
 
 
 def _bottleneck_channels(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
-from irevnet.checkpoint import load_training_state, save_training_state
+from irevnet.checkpoint import load_training_state, read_tensors, save_training_state
+from irevnet.checks import check_interval, check_positive
 from irevnet.data import Augmentation, FolderImages, ImageData, TensorImages
 
 __all__ = ["Evaluation", "NonFiniteLossError", "TrainingConfig", "evaluate", "train"]
+
+_PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -69,27 +72,39 @@ class TrainingConfig:
     checkpoint_epochs: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name, allowed in {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "warmup": 0 < self.warmup < 1,
-            "milestones": list(self.milestones) == sorted(set(self.milestones)),
-            "decay": 0 < self.decay <= 1,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "gradient_clip": self.gradient_clip >= 0,
-            "padding": self.padding >= 0,
-            "checkpoint_epochs": self.checkpoint_epochs >= 1,
-            "schedule": self.schedule in ("onecycle", "step"),
-            "precision": self.precision in ("float32", "bfloat16"),
+        for name in ("epochs", "batch_size", "checkpoint_epochs"):
+            check_positive(name, getattr(self, name))
+        for name, interval in {
+            "learning_rate": "(0, inf)",
+            "warmup": "(0, 1)",
+            "decay": "(0, 1]",
+            "momentum": "[0, 1)",
+            "weight_decay": "[0, inf)",
+            "label_smoothing": "[0, 1)",
+            "gradient_clip": "[0, inf)",
         }.items():
-            if not allowed:
-                raise ValueError(
-                    f"{name} is out of range: {getattr(self, name)!r}; see TrainingConfig"
-                )
+            check_interval(name, getattr(self, name), interval)
+        for name, allowed in {
+            "schedule": ("onecycle", "step"),
+            "precision": _PRECISIONS,
+            "flip": (True, False),
+            "channels_last": (True, False),
+            "compile": (True, False),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if type(self.padding) is not int or self.padding < 0:
+            raise ValueError(f"padding must be 0 or a positive integer, got {self.padding!r}")
+        if (
+            isinstance(self.milestones, str)
+            or not isinstance(self.milestones, Sequence)
+            or any(type(epoch) is not int or epoch < 1 for epoch in self.milestones)
+            or list(self.milestones) != sorted(set(self.milestones))
+        ):
+            raise ValueError(
+                f"milestones must be positive integers in rising order, got {self.milestones!r}"
+            )
+        object.__setattr__(self, "milestones", tuple(self.milestones))
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,13 @@ def evaluate(
         images: the set.
         batch_size: images at a time.
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: if ``batch_size`` or ``precision`` is none of these.
     """
+    check_positive("batch_size", batch_size)
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
     if len(images) == 0:
         return Evaluation(accuracy=math.nan, loss=math.nan, n=0)
     was_training = model.training
@@ -169,7 +190,7 @@ def train(
         report: called with one line an epoch.
 
     Returns:
-        A row per epoch: ``epoch``, ``learning_rate`` (of its last step), ``train_loss``,
+        A row per epoch with ``epoch``, ``learning_rate`` (of its last step), ``train_loss``,
         ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``.
 
     Raises:
@@ -196,7 +217,7 @@ def train(
     steps_per_epoch = len(data.train) // config.batch_size
     scheduler = _scheduler(optimizer, config, steps_per_epoch)
     step_model = torch.compile(model) if config.compile else model
-    run = _fingerprint(model, config, seed)
+    run = _fingerprint(model, data, config, seed)
     history: list[dict[str, Any]] = []
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.exists():
@@ -257,10 +278,9 @@ def _train_epoch(
         )
         learning_rate = scheduler.get_last_lr()[0]
         if not torch.isfinite(loss):
-            good = checkpoint if checkpoint is not None and checkpoint.exists() else "none"
             raise NonFiniteLossError(
                 f"loss is {loss.item()} in epoch {epoch + 1}, step {steps + 1} of it, at learning "
-                f"rate {learning_rate:.3g}; last good checkpoint: {good}"
+                f"rate {learning_rate:.3g}; last good checkpoint: {_last_good(checkpoint)}"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -271,6 +291,12 @@ def _train_epoch(
         total_loss += loss.detach() * len(labels)
         correct += (logits.detach().argmax(dim=1) == labels).sum()
         steps += 1
+    # The last update of an epoch may be the one that fails: it must not reach the checkpoint.
+    if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
+        raise NonFiniteLossError(
+            f"weights are not finite after epoch {epoch + 1}, step {steps} of it, at learning "
+            f"rate {learning_rate:.3g}; last good checkpoint: {_last_good(checkpoint)}"
+        )
     seen = steps * config.batch_size
     return {
         "epoch": epoch + 1,
@@ -278,6 +304,10 @@ def _train_epoch(
         "train_loss": total_loss.item() / seen,
         "train_accuracy": correct.item() / seen,
     }
+
+
+def _last_good(checkpoint: Path | None) -> str:
+    return str(checkpoint) if checkpoint is not None and checkpoint.exists() else "none"
 
 
 def _scheduler(
@@ -289,7 +319,8 @@ def _scheduler(
             max_lr=config.learning_rate,
             # One more than is taken: the scheduler is stepped after the last step, too.
             total_steps=config.epochs * steps_per_epoch + 1,
-            pct_start=config.warmup,
+            # A rise of one step at least: OneCycleLR divides by its length.
+            pct_start=max(config.warmup, 2 / (config.epochs * steps_per_epoch + 1)),
             anneal_strategy="linear",
             cycle_momentum=False,
         )
@@ -306,12 +337,13 @@ def _resume(
     scheduler: lr_scheduler.LRScheduler,
     steps_per_epoch: int,
 ) -> list[dict[str, Any]]:
-    metadata = load_training_state(path, model, optimizer)
-    if metadata["run"] != run:
+    # Asked before anything is loaded: a refused checkpoint leaves the model as it was.
+    if read_tensors(path)[1].get("run") != run:
         raise ValueError(
-            f"{path} is the checkpoint of a run with other settings, another seed or network; "
-            "remove it, or name another file"
+            f"{path} is the checkpoint of a run with other settings, another seed, network or "
+            "data set; remove it, or name another file"
         )
+    metadata = load_training_state(path, model, optimizer)
     history = metadata["history"]
     for group in optimizer.param_groups:
         group["lr"] = metadata["next_learning_rate"]
@@ -324,8 +356,9 @@ def _resume(
     return history
 
 
-def _fingerprint(model: nn.Module, config: TrainingConfig, seed: int) -> str:
-    description = json.dumps([repr(model), dataclasses.asdict(config), seed])
+def _fingerprint(model: nn.Module, data: ImageData, config: TrainingConfig, seed: int) -> str:
+    images = [data.classes, len(data.train), len(data.validation)]
+    description = json.dumps([repr(model), images, dataclasses.asdict(config), seed])
     return hashlib.sha256(description.encode()).hexdigest()[:16]
 
 

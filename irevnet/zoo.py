@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torchvision.models import resnet50
 
 from irevnet.baselines import ResNet, RevNet
 from irevnet.checkpoint import load_weights, read_tensors
+from irevnet.checks import check_positive
 from irevnet.model import IRevNet
 
 __all__ = ["create_model", "list_models", "pretrained_path"]
@@ -19,6 +19,9 @@ _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
 
 
 def _resnet50(num_classes: int = 1000) -> nn.Module:
+    from torchvision.models import resnet50  # costs seconds that the other networks need not pay
+
+    check_positive("num_classes", num_classes)
     return resnet50(weights=None, num_classes=num_classes)
 
 
@@ -172,7 +175,7 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
         >>> model.num_classes
         2
     """
-    if name not in _MODELS:
+    if name not in list_models():
         raise ValueError(f"name must be one of {list_models()}, got {name!r}")
     network, defaults = _MODELS[name]
     allowed = list(inspect.signature(network).parameters)
@@ -183,6 +186,8 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
         return network(**{**defaults, **overrides})
     path = pretrained_path(name, pretrained)
     tensors, metadata = read_tensors(path)
+    if "overrides" not in metadata:
+        raise ValueError(f"{path} does not say how its network was built: not weights of the zoo")
     model = network(**{**defaults, **metadata["overrides"], **overrides})
     load_weights(model, tensors, str(path))
     return model.eval()
