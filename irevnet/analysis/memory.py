@@ -1,0 +1,35 @@
+"""How many bytes training keeps between the forward and the backward pass (claim C8)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["saved_bytes"]
+
+
+def saved_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass of ``function``.
+
+    Storage that several saved tensors share is counted once; the model's parameters and buffers,
+    which are there anyway, are not counted.
+
+    Args:
+        function: a forward pass with gradients on.
+        model: whose parameters and buffers are left out.
+    """
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        # The result keeps the graph, and thereby every storage, alive until they are counted.
+        result = function()
+        total = sum(storage.nbytes() for storage in storages.values())
+    del result
+    return total
