@@ -1,0 +1,291 @@
+import json
+import os
+import re
+import stat
+
+import pytest
+import torch
+from networks import IREVNETS, SMALL
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import irevnet
+from irevnet.checkpoint import (
+    load_training_state,
+    load_weights,
+    read_tensors,
+    save_training_state,
+    save_weights,
+    write_tensors,
+)
+
+TENSORS = {
+    "b": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor([True, False]),
+    "scalar": torch.tensor(7),
+}
+METADATA = {"overrides": {"blocks": [1, 2]}, "accuracy": 0.5, "name": "ü"}
+
+
+def network(channels=4):
+    return nn.Sequential(nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels))
+
+
+def snapshot(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_unchanged(module, before):
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+class TestTensors:
+    def test_round_trip(self, tmp_path):
+        write_tensors(tmp_path / "new" / "folder" / "w.safetensors", TENSORS, METADATA)
+        tensors, metadata = read_tensors(tmp_path / "new" / "folder" / "w.safetensors")
+        assert metadata == METADATA
+        assert tensors.keys() == TENSORS.keys()
+        for name, tensor in TENSORS.items():
+            assert tensors[name].dtype == tensor.dtype
+            assert torch.equal(tensors[name], tensor)
+        assert os.listdir(tmp_path / "new" / "folder") == ["w.safetensors"]
+
+    def test_a_path_may_be_a_string(self, tmp_path):
+        write_tensors(str(tmp_path / "w"), TENSORS, {})
+        assert read_tensors(str(tmp_path / "w"))[1] == {}
+
+    def test_special_floats_in_the_metadata(self, tmp_path):
+        write_tensors(tmp_path / "w", {}, {"loss": [float("inf"), float("nan")]})
+        loss = read_tensors(tmp_path / "w")[1]["loss"]
+        assert loss[0] == float("inf")
+        assert loss[1] != loss[1]
+
+    def test_the_same_content_gives_the_same_bytes(self, tmp_path):
+        write_tensors(tmp_path / "1", TENSORS, METADATA)
+        write_tensors(
+            tmp_path / "2",
+            dict(reversed(TENSORS.items())),
+            dict(reversed(json.loads(json.dumps(METADATA)).items())),
+        )
+        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+    def test_memory_format_and_sharing_do_not_matter(self, tmp_path):
+        x = torch.rand(2, 3, 4, 4)
+        views = {"whole": x, "part": x[1:], "last": x.contiguous(memory_format=torch.channels_last)}
+        write_tensors(tmp_path / "1", views, {})
+        plain = {name: view.clone().contiguous() for name, view in views.items()}
+        write_tensors(tmp_path / "2", plain, {})
+        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+        assert torch.equal(read_tensors(tmp_path / "1")[0]["part"], x[1:])
+
+    def test_it_is_a_plain_safetensors_file(self, tmp_path):
+        write_tensors(tmp_path / "w", TENSORS, METADATA)
+        with safe_open(tmp_path / "w", framework="pt") as file:
+            assert set(file.keys()) == set(TENSORS)
+            assert json.loads(file.metadata()["irevnet"]) == METADATA
+
+    def test_anyone_may_read_it_who_may_read_other_new_files(self, tmp_path):
+        write_tensors(tmp_path / "w", TENSORS, METADATA)
+        (tmp_path / "other").touch()
+        modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("w", "other")}
+        assert len(modes) == 1
+
+    @pytest.mark.parametrize("broken", ["fsync", "replace"])
+    def test_a_file_is_replaced_whole_or_not_at_all(self, tmp_path, monkeypatch, broken):
+        path = tmp_path / "w.safetensors"
+        write_tensors(path, TENSORS, METADATA)
+        before = path.read_bytes()
+
+        def fail(*arguments):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(os, broken, fail)
+        with pytest.raises(OSError, match="no space left"):
+            write_tensors(path, {"other": torch.zeros(3)}, {})
+        assert path.read_bytes() == before
+        monkeypatch.undo()
+        write_tensors(path, {"other": torch.zeros(3)}, {})
+        assert read_tensors(path)[0].keys() == {"other"}
+        assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+class TestDamage:
+    def assert_refused(self, path):
+        with pytest.raises(ValueError, match=re.escape(f"{path} is damaged, truncated or not")):
+            read_tensors(path)
+
+    def test_missing(self, tmp_path):
+        for path in (tmp_path / "nothing", tmp_path):
+            with pytest.raises(FileNotFoundError, match=re.escape(f"no weights at {path}")):
+                read_tensors(path)
+
+    def test_truncated_anywhere(self, tmp_path):
+        path = tmp_path / "w.safetensors"
+        write_tensors(path, TENSORS, METADATA)
+        content = path.read_bytes()
+        for length in range(len(content)):
+            path.write_bytes(content[:length])
+            self.assert_refused(path)
+
+    def test_longer_than_it_says(self, tmp_path):
+        path = tmp_path / "w.safetensors"
+        write_tensors(path, TENSORS, METADATA)
+        path.write_bytes(path.read_bytes() + b"\0")
+        self.assert_refused(path)
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\0" * 100, b"\xff" * 100, b"PK\x03\x04" + b"a" * 100, b"a text file\n" * 10],
+    )
+    def test_foreign(self, tmp_path, content):
+        path = tmp_path / "w.safetensors"
+        path.write_bytes(content)
+        self.assert_refused(path)
+
+    def test_a_pickle(self, tmp_path):
+        path = tmp_path / "w.safetensors"
+        torch.save(network().state_dict(), path)
+        self.assert_refused(path)
+
+    @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"irevnet": "{"}])
+    def test_safetensors_of_someone_else(self, tmp_path, metadata):
+        path = tmp_path / "w.safetensors"
+        save_file({"a": torch.zeros(2)}, path, metadata=metadata)
+        self.assert_refused(path)
+
+    def test_no_damage_of_the_header_is_any_other_error(self, tmp_path):
+        path = tmp_path / "w.safetensors"
+        model = network()
+        save_weights(model, path, METADATA)
+        content = path.read_bytes()
+        header = 8 + int.from_bytes(content[:8], "little")
+        before = snapshot(model)
+        refused = 0
+        for position in range(header):
+            damaged = bytearray(content)
+            damaged[position] ^= 1
+            path.write_bytes(bytes(damaged))
+            try:
+                load_weights(model, read_tensors(path)[0], "w")
+            except ValueError:
+                refused += 1
+            assert_unchanged(model, before)
+        assert refused > header / 2  # what is left is in the text of the metadata
+
+
+class TestWeights:
+    @pytest.mark.parametrize("name", IREVNETS)
+    def test_round_trip_of_every_irevnet(self, tmp_path, name):
+        first, second = (irevnet.create_model(name, **SMALL[name]) for _ in range(2))
+        for buffer in first.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 2)
+        save_weights(first, tmp_path / "1", {})
+        load_weights(second, read_tensors(tmp_path / "1")[0], "file 1")
+        assert_unchanged(second, first.state_dict())
+        save_weights(second, tmp_path / "2", {})
+        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (lambda state: state.pop("0.bias"), "1 missing (0.bias)"),
+            (lambda state: state.update(extra=torch.zeros(1)), "1 unexpected (extra)"),
+            (
+                lambda state: state.update({"0.bias": torch.zeros(5)}),
+                "1 of another shape (0.bias: (5,) instead of (4,))",
+            ),
+            (
+                lambda state: state.update({"0.bias": torch.zeros(4, dtype=torch.int32)}),
+                "1 of another kind (0.bias: torch.int32 instead of torch.float32)",
+            ),
+            (
+                lambda state: state.update({"1.num_batches_tracked": torch.tensor(0.5)}),
+                "1 of another kind (1.num_batches_tracked: torch.float32 instead of torch.int64)",
+            ),
+            (
+                lambda state: (state.pop("0.weight"), state.update(b=torch.zeros(1))),
+                "1 missing (0.weight); 1 unexpected (b)",
+            ),
+            (
+                lambda state: state.clear(),
+                "7 missing (0.bias, 0.weight, 1.bias, ...)",
+            ),
+        ],
+    )
+    def test_of_another_network_are_refused_and_nothing_is_changed(self, change, problem):
+        model = network()
+        before = snapshot(model)
+        state = snapshot(network())
+        change(state)
+        message = "somewhere holds the weights of another network than this Sequential: " + problem
+        with pytest.raises(ValueError, match=re.escape(message) + "$"):
+            load_weights(model, state, "somewhere")
+        assert_unchanged(model, before)
+
+    def test_of_a_wider_network_are_refused_and_nothing_is_changed(self):
+        model = network()
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=r"6 of another shape \(0.bias: \(5,\) instead of "):
+            load_weights(model, network(5).state_dict(), "somewhere")
+        assert_unchanged(model, before)
+
+    def test_precision_may_differ(self):
+        model, other = network(), network().double()
+        load_weights(model, other.state_dict(), "somewhere")
+        assert torch.equal(model[0].weight, other[0].weight.float())
+
+
+class TestTrainingState:
+    def step(self, model, optimizer):
+        optimizer.zero_grad()
+        model(torch.ones(2, 1, 4, 4)).square().sum().backward()
+        optimizer.step()
+
+    def make(self, seed=0):
+        torch.manual_seed(seed)
+        model = network()
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def test_it_goes_on_as_if_nothing_had_been(self, tmp_path):
+        model, optimizer = self.make()
+        self.step(model, optimizer)
+        save_training_state(tmp_path / "state", model, optimizer, {"epoch": 1})
+        other, other_optimizer = self.make(seed=1)
+        assert load_training_state(tmp_path / "state", other, other_optimizer) == {"epoch": 1}
+        assert_unchanged(other, model.state_dict())
+        self.step(model, optimizer)
+        self.step(other, other_optimizer)
+        assert_unchanged(other, model.state_dict())
+
+    def test_before_the_first_step_there_is_no_momentum(self, tmp_path):
+        model, optimizer = self.make()
+        save_training_state(tmp_path / "state", model, optimizer, {})
+        load_training_state(tmp_path / "state", model, optimizer)
+        assert not any("momentum_buffer" in state for state in optimizer.state.values())
+
+    def test_of_another_network_is_refused_and_nothing_is_changed(self, tmp_path):
+        model, optimizer = self.make()
+        self.step(model, optimizer)
+        save_training_state(tmp_path / "state", model, optimizer, {})
+        other = network(5)
+        other_optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+        before = snapshot(other)
+        with pytest.raises(ValueError, match="state holds the weights of another network"):
+            load_training_state(tmp_path / "state", other, other_optimizer)
+        assert_unchanged(other, before)
+        assert not other_optimizer.state
+
+    def test_damaged_or_missing(self, tmp_path):
+        model, optimizer = self.make()
+        before = snapshot(model)
+        with pytest.raises(FileNotFoundError, match="no weights at"):
+            load_training_state(tmp_path / "state", model, optimizer)
+        save_training_state(tmp_path / "state", model, optimizer, {})
+        (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-1])
+        with pytest.raises(ValueError, match="is damaged, truncated"):
+            load_training_state(tmp_path / "state", model, optimizer)
+        assert_unchanged(model, before)

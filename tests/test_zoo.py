@@ -1,0 +1,196 @@
+import json
+import re
+
+import pytest
+import torch
+from networks import BIJECTIVE, INJECTIVE, IREVNETS, SMALL
+
+import irevnet
+from irevnet import zoo
+from irevnet.checkpoint import save_weights, write_tensors
+
+
+def test_names():
+    assert irevnet.list_models() == [
+        "irevnet_a",
+        "irevnet_b",
+        "irevnet_cifar",
+        "irevnet_cifar_bijective",
+        "irevnet_digits",
+        "irevnet_digits_bijective",
+        "resnet50",
+        "resnet_cifar",
+        "resnet_digits",
+        "revnet56",
+        "revnet_cifar",
+        "revnet_digits",
+    ]
+
+
+@pytest.mark.parametrize("name", irevnet.list_models())
+def test_every_network_is_what_its_name_says(name):
+    with torch.device("meta"):
+        model = irevnet.create_model(name)
+    kind = {"irevnet": irevnet.IRevNet, "revnet": irevnet.RevNet, "resnet": irevnet.ResNet}
+    family = re.match("irevnet|revnet|resnet", name)[0]
+    if name == "resnet50":
+        assert type(model).__module__ == "torchvision.models.resnet"
+    else:
+        assert type(model) is kind[family]
+    assert model.training
+    assert all(tensor.dtype == torch.float32 for tensor in model.parameters())
+    if family == "irevnet":
+        assert model.is_bijective == (name in BIJECTIVE)
+
+
+def test_every_irevnet_of_the_zoo_goes_through_the_invariant_suite():
+    assert set(SMALL) == set(IREVNETS) == set(BIJECTIVE) | set(INJECTIVE)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("irevnet_a", {}, 180_999_016),
+        ("irevnet_b", {}, 29_201_092),
+        ("irevnet_b", {"kernel_sizes": (3, 3, 3)}, 125_120_356),
+        ("revnet56", {}, 27_553_128),
+        ("resnet50", {}, 25_557_032),
+    ],
+)
+def test_parameter_counts_of_table_1(name, overrides, expected):
+    with torch.device("meta"):
+        model = irevnet.create_model(name, **overrides)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("name", ["irevnet_a", "irevnet_b"])
+def test_layers_and_downsampling_of_the_papers_models(name):
+    with torch.device("meta"):
+        model = irevnet.create_model(name)
+    # Three convolutions a block; 54 of them and entry and classifier are the 56 layers of (a).
+    assert 3 * len(model.blocks) == {"irevnet_a": 54, "irevnet_b": 300}[name]
+    downsampling = [
+        3 * index + 3 for index, block in enumerate(model.blocks) if block.downsample.factor == 2
+    ]
+    assert downsampling == {"irevnet_a": [15, 27, 45], "irevnet_b": [3, 21, 69, 285]}[name]
+
+
+def test_overrides_reach_the_network():
+    model = irevnet.create_model("irevnet_digits", num_classes=3, in_shape=(1, 16, 24))
+    assert model.num_classes == 3
+    assert model.in_shape == (1, 16, 24)
+    with torch.device("meta"):
+        assert irevnet.create_model("resnet50", num_classes=7).fc.out_features == 7
+
+
+class TestErrors:
+    @pytest.mark.parametrize("name", ["irevnet_c", "", None, 3, ["irevnet_a"]])
+    def test_unknown_name(self, name):
+        message = f"name must be one of {irevnet.list_models()}, got {name!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            irevnet.create_model(name)
+
+    @pytest.mark.parametrize(
+        ("name", "allowed"),
+        [("irevnet_b", "'half_channels'"), ("revnet56", "'stem'"), ("resnet50", "['num_classes']")],
+    )
+    def test_unknown_overrides(self, name, allowed):
+        with pytest.raises(
+            ValueError, match=rf"{name} has no argument depth, width; allowed are "
+        ) as error:
+            irevnet.create_model(name, width=3, depth=4)
+        assert allowed in str(error.value)
+
+    @pytest.mark.parametrize("num_classes", [0, -1, "10", 10.0, None])
+    @pytest.mark.parametrize(
+        "name", ["irevnet_digits", "revnet_digits", "resnet_digits", "resnet50"]
+    )
+    def test_number_of_classes(self, name, num_classes):
+        message = f"num_classes must be a positive integer, got {num_classes!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            irevnet.create_model(name, num_classes=num_classes)
+
+    def test_overrides_that_cannot_work(self):
+        with pytest.raises(
+            ValueError, match=r"in_shape must have a height and width divisible by 32"
+        ):
+            irevnet.create_model("irevnet_b", in_shape=(3, 225, 225))
+        with pytest.raises(ValueError, match=r"half_channels\[0\] must be at least 96 "):
+            irevnet.create_model("irevnet_b", in_shape=(12, 224, 224))
+
+
+class TestPretrained:
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path, monkeypatch):
+        """The package seems to lie in an empty checkout."""
+        monkeypatch.setattr(zoo, "__file__", str(tmp_path / "irevnet" / "zoo.py"))
+        return tmp_path
+
+    @pytest.fixture
+    def weights(self, root):
+        return root / "results" / "digits" / "weights" / "irevnet_digits.safetensors"
+
+    @pytest.mark.parametrize("place", ["results/digits/weights", "irevnet/pretrained/digits"])
+    def test_weights_and_configuration_come_back(self, root, place):
+        overrides = {"blocks": (1, 2, 1), "num_classes": 4}
+        trained = irevnet.create_model("irevnet_digits", **overrides).eval()
+        path = root / place / "irevnet_digits.safetensors"
+        save_weights(trained, path, {"overrides": overrides})
+        assert zoo.pretrained_path("irevnet_digits", "digits") == path
+        model = irevnet.create_model("irevnet_digits", pretrained="digits")
+        assert not model.training
+        assert len(model.blocks) == 4
+        x = torch.rand(2, 1, 8, 8)
+        assert torch.equal(model(x), trained(x))
+
+    def test_those_of_an_installed_package_go_first(self, root, weights):
+        installed = root / "irevnet" / "pretrained" / "digits" / "irevnet_digits.safetensors"
+        for path in (weights, installed):
+            save_weights(irevnet.create_model("irevnet_digits"), path, {"overrides": {}})
+        assert zoo.pretrained_path("irevnet_digits", "digits") == installed
+
+    def test_overrides_that_keep_the_weights(self, weights):
+        save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
+        model = irevnet.create_model("irevnet_digits", pretrained="digits", in_shape=(1, 16, 16))
+        assert model.in_shape == (1, 16, 16)
+
+    def test_overrides_that_do_not_fit_the_weights(self, weights):
+        save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
+        message = r"digits.safetensors holds the weights of another network than this IRevNet: "
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_digits", pretrained="digits", num_classes=3)
+
+    def test_none_at_all(self):
+        message = "no pretrained weights of irevnet_b for 'imagenet'; available are: none"
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_b", pretrained="imagenet")
+
+    @pytest.mark.parametrize("experiment", ["cifar10", True, ""])
+    def test_none_of_that_experiment(self, weights, experiment):
+        save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
+        message = (
+            f"no pretrained weights of irevnet_digits for {experiment!r}; "
+            "available are: irevnet_digits with pretrained='digits'"
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            irevnet.create_model("irevnet_digits", pretrained=experiment)
+
+    def test_damaged(self, weights):
+        save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
+        weights.write_bytes(weights.read_bytes()[:-1])
+        with pytest.raises(
+            ValueError, match=r"irevnet_digits.safetensors is damaged, truncated or"
+        ):
+            irevnet.create_model("irevnet_digits", pretrained="digits")
+
+    def test_written_by_something_else_of_ours(self, weights):
+        write_tensors(weights, irevnet.create_model("irevnet_digits").state_dict(), {"run": "x"})
+        message = r"irevnet_digits.safetensors does not say how its network was built"
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_digits", pretrained="digits")
+
+    def test_overrides_are_plain_json(self, weights):
+        overrides = {"num_classes": 4, "blocks": [1, 1, 1]}
+        model = irevnet.create_model("irevnet_digits", **overrides)
+        save_weights(model, weights, {"overrides": json.loads(json.dumps(overrides))})
+        assert len(irevnet.create_model("irevnet_digits", pretrained="digits").blocks) == 3
