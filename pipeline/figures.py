@@ -1,0 +1,86 @@
+"""One style for all figures: legible in print, at a small width and in colour-blind vision."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = ["FAMILY_LABELS", "family_style", "image_grid", "use_style"]
+
+FAMILY_LABELS = {
+    "irevnet": "i-RevNet, injective",
+    "irevnet_bijective": "i-RevNet, bijective",
+    "revnet": "RevNet",
+    "resnet": "ResNet",
+}
+
+# Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; a marker each, for print in grey.
+_COLOURS = {
+    "irevnet": "#0072B2",
+    "irevnet_bijective": "#D55E00",
+    "revnet": "#009E73",
+    "resnet": "#56565A",
+}
+_MARKERS = {"irevnet": "o", "irevnet_bijective": "s", "revnet": "^", "resnet": "D"}
+
+
+def use_style() -> None:
+    """Sets matplotlib's defaults for a notebook."""
+    plt.rcParams.update(
+        {
+            "axes.grid": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 110,
+            "figure.figsize": (6.4, 4.0),
+            "font.size": 11,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+            "savefig.dpi": 160,
+        }
+    )
+
+
+def family_style(family: str) -> dict[str, str]:
+    """Colour, marker and label of a family, for any plotting call."""
+    return {
+        "color": _COLOURS[family],
+        "marker": _MARKERS[family],
+        "label": FAMILY_LABELS[family],
+    }
+
+
+def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:
+    """A figure of images, one row per tensor.
+
+    Args:
+        rows: images ``(N, C, H, W)`` of 1 or 3 channels, clipped to [0, 1]; the same ``N``.
+        labels: of the rows, written at the left.
+    """
+    columns = len(rows[0])
+    width = min(9.0, 1.6 + 0.8 * columns)
+    cell = (width - 1.6) / columns
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(width, cell * len(rows) + 0.1), squeeze=False
+    )
+    for row, images, label in zip(axes, rows, labels, strict=True):
+        for axis, image in zip(row, images, strict=True):
+            show_image(axis, image)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    return figure
+
+
+def show_image(axis: Axes, image: Tensor) -> None:
+    """Draws one image ``(C, H, W)`` without axes."""
+    pixels = np.clip(image.detach().cpu().numpy().transpose(1, 2, 0), 0, 1)
+    axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(visible=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,157 @@
+"""What a notebook asks of the repository: an experiment's data and networks, a place for results.
+
+Every notebook opens on its own: with its default parameters it reads the weights that come with
+the repository and writes into ``scratch/``, so that trying something never changes a result.
+"""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from torch import nn
+
+from irevnet import create_model
+from irevnet.data import ImageData, load_data
+from pipeline.params import ROOT, load_params
+
+__all__ = [
+    "Results",
+    "checkpoint_path",
+    "device",
+    "load_experiment_data",
+    "markdown_table",
+    "new_model",
+    "trained_model",
+    "training_metrics",
+    "weights_metadata",
+]
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_experiment_data(experiment: str) -> ImageData:
+    """The images of an experiment, as its section ``data`` of ``params.yaml`` says."""
+    settings = load_params().sections[experiment].data.model_dump()
+    settings["root"] = ROOT / settings["root"]
+    return load_data(**settings)
+
+
+def new_model(experiment: str, family: str, seed: int) -> nn.Module:
+    """A network of the experiment with random weights, the same for the same seed."""
+    settings = load_params().sections[experiment].models[family]
+    torch.manual_seed(seed)
+    return create_model(settings.name, **settings.overrides)
+
+
+def trained_model(experiment: str, family: str, **overrides: Any) -> nn.Module:  # noqa: ANN401
+    """The experiment's published network of a family, in evaluation mode on :func:`device`."""
+    name = load_params().sections[experiment].models[family].name
+    return create_model(name, pretrained=experiment, **overrides).to(device())
+
+
+def checkpoint_path(experiment: str, family: str, seed: int, training: dict[str, Any]) -> Path:
+    """Where an interrupted run leaves its state: outside DVC's reach, one file per recipe."""
+    recipe = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:8]
+    return ROOT / "checkpoints" / experiment / f"{family}-{seed}-{recipe}.safetensors"
+
+
+def weights_metadata(
+    experiment: str, family: str, seed: int, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """What stands in a file of weights beside them: which network, trained how, how good."""
+    model = load_params().sections[experiment].models[family]
+    return {
+        "model": model.name,
+        "overrides": model.overrides,
+        "experiment": experiment,
+        "family": family,
+        "seed": seed,
+        "metrics": metrics,
+    }
+
+
+def training_metrics(experiment: str) -> list[dict[str, Any]]:
+    """The metrics of every training run of an experiment: a row per family and seed.
+
+    Raises:
+        FileNotFoundError: if a run that ``params.yaml`` names has no results.
+    """
+    params = load_params()
+    rows = []
+    for family in params.families:
+        for seed in params.seeds:
+            path = ROOT / "results" / experiment / "train" / f"{family}-{seed}" / "metrics.json"
+            rows.append({"family": family, "seed": seed} | json.loads(path.read_text()))
+    return rows
+
+
+def markdown_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Markdown:
+    """Rows as a table that a notebook shows; floats with four significant digits."""
+
+    def text(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(text(row[name]) for name in columns) + " |" for row in rows]
+    return Markdown("\n".join(lines))
+
+
+class Results:
+    """A folder for the numbers and figures of one notebook.
+
+    Args:
+        output: the folder, relative to the repository's root; made if it is not there.
+    """
+
+    def __init__(self, output: str) -> None:
+        self.folder = ROOT / output
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Writes ``metrics.json``: nested dictionaries of numbers.
+
+        Raises:
+            ValueError: if a number is not finite; the message names it.
+        """
+        self.save_json("metrics.json", metrics)
+
+    def save_json(self, name: str, content: dict[str, Any]) -> Path:
+        """Writes a JSON file of that name; numbers must be finite."""
+        _check_finite(content, name)
+        path = self.folder / name
+        path.write_text(json.dumps(content, indent=2) + "\n")
+        return path
+
+    def save_table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes a CSV file of that name, a line per row, which ``dvc plots`` reads."""
+        with (self.folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Writes ``name`` (a PNG) and shows the figure in the notebook."""
+        figure.savefig(self.folder / name, metadata={"Software": None})
+        plt.show()
+
+
+def _check_finite(value: object, path: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_finite(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_finite(item, f"{path}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path} is {value}: results must be finite numbers")

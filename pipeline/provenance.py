@@ -1,0 +1,75 @@
+"""Where a result comes from: command, commit, parameters, hardware, versions, time."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import ROOT
+
+__all__ = ["write_provenance"]
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
+
+
+def write_provenance(
+    path: Path, parameters: dict[str, Any], started: datetime, seconds: float
+) -> None:
+    """Writes ``provenance.json`` beside a result.
+
+    Args:
+        path: the file.
+        parameters: what the notebook was given.
+        started: when the run began, in UTC.
+        seconds: how long it took.
+    """
+    record = {
+        "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "irevnet", "notebooks")),
+        "parameters": parameters,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "processor": _processor(),
+        "gpu": _gpu(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _git(*arguments: str) -> str | None:
+    """The output of git, or None outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [platform.processor() or platform.machine()]
+    if cpuinfo.is_file():
+        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        names = [value.strip() for key, _, value in lines if key.strip() == "model name"]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
+def _gpu() -> str | None:
+    """Name, memory and driver of the GPUs as ``nvidia-smi`` gives them, or None without one."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return "; ".join(answer.stdout.strip().splitlines()) or None

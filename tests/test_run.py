@@ -1,0 +1,108 @@
+import json
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from pipeline import run as runner
+from pipeline.params import ROOT, ParamsError, load_params
+from pipeline.run import QUESTIONS, make_deterministic, notebook_parameters
+
+
+def declared(question):
+    return papermill.inspect_notebook(ROOT / "notebooks" / f"{question}.ipynb")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_notebook_declares_what_it_is_given_with_the_same_values(question):
+    family, seed = ("irevnet_bijective", 0) if question == "train" else (None, None)
+    given = notebook_parameters(question, "digits", family, seed)
+    parameters = declared(question)
+    assert set(given) | {"output"} == set(parameters)
+    for name, value in given.items():
+        # papermill returns the source of a default: literals, all of them.
+        assert eval(parameters[name]["default"], {"__builtins__": {}}) == value, name
+
+
+def test_train_is_given_only_what_params_yaml_sets():
+    given = notebook_parameters("train", "digits", "resnet", 3)
+    assert given["family"] == "resnet"
+    assert given["seed"] == 3
+    assert "momentum" not in given["training"]
+
+
+def test_an_unknown_experiment_is_named():
+    with pytest.raises(ParamsError, match=r"--experiment must be one of \['digits'.*got 'mnist'"):
+        notebook_parameters("inversion", "mnist")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with one notebook in it."""
+    (tmp_path / "notebooks").mkdir()
+    parameters = new_code_cell('number = 1\noutput = "scratch"', metadata={"tags": ["parameters"]})
+    write = new_code_cell(
+        "import pathlib\n"
+        'print("number", number, flush=True)\n'
+        "print(1 / number)\n"
+        'pathlib.Path("..", output, "metrics.json").write_text(str(number))'
+    )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = new_notebook(cells=[parameters, write], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "notebooks" / "inversion.ipynb")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_two_runs_give_the_same_bytes_but_for_the_provenance(repository):
+    folder = repository / "results" / "inversion"
+    contents = []
+    for _ in range(2):
+        runner.run("inversion", {"number": 2}, folder)
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    first, second = contents
+    assert first.keys() == {"inversion.ipynb", "metrics.json", "provenance.json"}
+    assert first["metrics.json"] == b"2"
+    assert first["inversion.ipynb"] == second["inversion.ipynb"]
+    provenance = json.loads(first["provenance.json"])
+    assert provenance["parameters"] == {"number": 2, "output": "results/inversion"}
+    assert {"command", "commit", "started", "seconds", "processor", "gpu", "versions"} <= set(
+        provenance
+    )
+
+
+def test_a_parameter_that_the_notebook_does_not_declare_is_refused(repository):
+    with pytest.raises(ParamsError, match="no parameter digit; it declares"):
+        runner.run("inversion", {"digit": 2}, repository / "results" / "inversion")
+    assert not (repository / "results").exists()
+
+
+def test_a_failing_cell_stops_the_run_and_leaves_no_result(repository):
+    with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
+        runner.run("inversion", {"number": 0}, repository / "results" / "inversion")
+    assert list((repository / "results" / "inversion").iterdir()) == []
+    assert len(list((repository / "scratch").glob("*.ipynb"))) == 1
+
+
+def test_pieces_of_one_stream_become_one():
+    cell = new_code_cell(
+        "",
+        outputs=[
+            new_output("stream", name="stdout", text="a"),
+            new_output("stream", name="stdout", text="b\n"),
+            new_output("stream", name="stderr", text="c"),
+        ],
+        metadata={"execution": {"iopub.status.busy": "2026"}, "papermill": {}, "tags": []},
+    )
+    notebook = new_notebook(cells=[cell], metadata={"papermill": {"duration": 1}})
+    make_deterministic(notebook)
+    assert [output.text for output in notebook.cells[0].outputs] == ["ab\n", "c"]
+    assert notebook.cells[0].metadata == {"tags": []}
+    assert "papermill" not in notebook.metadata
+
+
+def test_threads_and_hashes_are_fixed():
+    environment = runner.notebook_environment("digits")
+    assert environment["OMP_NUM_THREADS"] == str(load_params().sections["digits"].threads)
+    assert environment["PYTHONHASHSEED"] == "0"
