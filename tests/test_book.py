@@ -1,0 +1,349 @@
+"""The book: what its extension makes of results, and how the built pages look in a browser."""
+
+import contextlib
+import http.client
+import importlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "book" / "_build" / "html"
+needs_book = pytest.mark.skipif(
+    not (HTML / "index.html").is_file(), reason="the book is not built (make book)"
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and shutil.which("chromedriver")),
+    reason="chromium or chromedriver is not installed",
+)
+
+
+def pages() -> list[str]:
+    names = (path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html"))
+    return sorted(name for name in names if not name.startswith("_")) or ["index.html"]
+
+
+# --- the extension, on small made-up results ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extension() -> Iterator[ModuleType]:
+    folder = str(ROOT / "book" / "_ext")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("results")
+    finally:
+        sys.path.remove(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Results of two experiments, of which one has claims."""
+    write(
+        tmp_path / "results/toy/inversion/metrics.json",
+        {"i-revnet": {"error": {"value": 2.5e-6, "low": 2e-6, "high": 3e-6, "n": 12}}, "n": 1797},
+    )
+    write(
+        tmp_path / "results/toy/inversion/provenance.json",
+        {
+            "command": "python -m pipeline.run inversion --experiment toy",
+            "commit": "0123456789abcdef",
+            "uncommitted_changes": True,
+            "started": "2025-01-02T03:04:05+00:00",
+            "seconds": 12.3,
+            "processor": "2 x A processor",
+            "gpu": None,
+            "system": "Linux x86_64",
+            "versions": {"python": "3.11.9", "torch": "2.15.0"},
+        },
+    )
+    write(tmp_path / "results/toy/train/resnet-0/metrics.json", {"accuracy": 0.5})
+    write(tmp_path / "results/other/data/metrics.json", {"images": 3})
+    condition = {
+        "what": "mean error",
+        "measured": "2.5e-06 [2e-06, 3e-06]",
+        "bound": "at most 5e-06",
+        "source": "inversion/metrics.json",
+        "holds": True,
+    }
+    failed = condition | {"what": "largest <error>", "measured": "1", "holds": False}
+    row = {
+        "id": "C1",
+        "claim": "The input is recovered.",
+        "paper": "about 5e-6",
+        "n": 1797,
+        "verdict": "partly",
+        "conditions": [condition, failed],
+    }
+    write(tmp_path / "results/toy/claims/claims.json", {"experiment": "toy", "rows": [row]})
+    return tmp_path
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def view(extension: ModuleType, folder: Path) -> Any:
+    tables, _ = extension.load(folder / "results")
+    return extension.Results("results", tables["results"])
+
+
+def test_results_are_found_by_attribute(extension: ModuleType, folder: Path) -> None:
+    results = view(extension, folder)
+    assert results.toy.inversion.n == 1797
+    assert results.toy.inversion.i_revnet.error.n == 12
+    assert results.toy.inversion["i-revnet"].error.value == 2.5e-6
+    assert results.toy.train.resnet_0.accuracy == 0.5
+
+
+def test_a_missing_result_is_named(extension: ModuleType, folder: Path) -> None:
+    results = view(extension, folder)
+    with pytest.raises(extension.MissingResultError, match=r"results\.toy\.inversion\.wrong .*n$"):
+        _ = results.toy.inversion.wrong
+    with pytest.raises(extension.MissingResultError, match=r"results\.cifar10 .*other, toy"):
+        _ = results.cifar10.inversion
+    with pytest.raises(extension.MissingResultError, match=r"results\.toy is not a number"):
+        str(results.toy)
+
+
+def test_numbers_are_formatted(extension: ModuleType, folder: Path) -> None:
+    error = view(extension, folder).toy.inversion.i_revnet.error
+    assert extension.number(1797) == "1,797"
+    assert extension.number(0.12345) == "0.123"
+    assert extension.number(1234.5) == "1,234"
+    assert extension.number(2.5e-6) == r"$2.50 \times 10^{-6}$"
+    assert extension.percent(0.97777) == "97.8%"
+    assert extension.number(error, 2) == r"$2.5\ (2.0 \text{ to } 3.0) \times 10^{-6}$"
+
+
+def test_the_digest_follows_contents(extension: ModuleType, folder: Path) -> None:
+    before = extension.load(folder / "results")[1]
+    (folder / "results/toy/inversion/metrics.json").touch()
+    assert extension.load(folder / "results")[1] == before
+    write(folder / "results/other/data/metrics.json", {"images": 4})
+    assert extension.load(folder / "results")[1] != before
+
+
+def build(folder: Path, page: str) -> tuple[str, str]:
+    """The built page and the warnings, of a small Sphinx project in a process of its own."""
+    (folder / "index.md").write_text(f"# Page\n\n{page}\n")
+    (folder / "inversion.md").write_text("---\norphan: true\n---\n\n# Inversion\n")
+    (folder / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
+        "extensions = ['myst_parser', 'results']\n"
+        "myst_enable_extensions = ['substitution', 'dollarmath']\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "--color", "-b", "html", ".", "_build"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    html = (folder / "_build/index.html").read_text()
+    body = html[html.index('<div class="body"') : html.index('<div class="sphinxsidebar"')]
+    return re.sub(r"\s+", " ", body), outcome.stderr
+
+
+def test_directives(folder: Path) -> None:
+    page, warnings = build(
+        folder,
+        "{{ number(results.toy.inversion.n) }} images.\n\n"
+        "```{claims}\n```\n\n```{verdict} C1\n```\n\n```{provenance} inversion\n```\n\n"
+        "```{provenance} cifar10 inversion\n```\n",
+    )
+    assert warnings == ""
+    assert "1,797 images" in page
+    table = page[page.index("<table") : page.index("</table>")]
+    for text in ("C1", 'href="inversion.html"', "The input is recovered.", "about 5e-6", "partly"):
+        assert text in table
+    assert "<strong>2.5e-06 [2e-06, 3e-06]</strong>; rule: at most 5e-06; <em>holds</em>" in table
+    assert "largest &lt;error&gt;: <strong>1</strong>; rule: at most 5e-06; <em>does not" in table
+    rest = page[page.index("</table>") :]
+    assert 'class="verdict verdict-partly' in rest
+    assert "n = 1,797" in rest
+    rest = re.sub("<[^>]*>", "", rest)
+    assert "python -m pipeline.run inversion --experiment toy" in rest
+    assert "0123456789" in rest
+    assert "with uncommitted changes" in rest
+    assert "started 2025-01-02 03:04 UTC, took 12 s" in rest
+    assert "2 x A processor, Linux x86_64; python 3.11.9, torch 2.15.0" in rest
+    assert "There are no results in this repository yet." in rest
+
+
+def test_what_is_missing_is_a_warning_with_its_name(folder: Path) -> None:
+    _, warnings = build(
+        folder,
+        "{{ results.toy.inversion.wrong }}\n\n```{verdict} C7\n```\n\n"
+        "```{provenance} toy jacobian\n```\n",
+    )
+    assert "results.toy.inversion.wrong is not in any results file" in warnings
+    assert "no claims.json has a row C7" in warnings
+    assert "results/toy/jacobian/provenance.json is not there" in warnings
+
+
+def test_pages_follow_the_results(folder: Path) -> None:
+    page, _ = build(folder, "{{ results.other.data.images }} images")
+    assert "3 images" in page
+    write(folder / "results/other/data/metrics.json", {"images": 4})
+    page, _ = build(folder, "{{ results.other.data.images }} images")
+    assert "4 images" in page
+
+
+# --- the built pages ------------------------------------------------------------------------------
+
+
+class Resources(HTMLParser):
+    """Collects what a page loads, links for readers to follow apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "data", "poster") and tag != "a" and value:
+                self.urls.append(value)
+
+
+@needs_book
+@pytest.mark.parametrize("page", pages())
+def test_a_page_loads_nothing_from_a_network(page: str) -> None:
+    resources = Resources()
+    resources.feed((HTML / page).read_text())
+    assert [url for url in resources.urls if re.match(r"(\w+:)?//", url)] == []
+
+
+class Browser:
+    """Headless Chromium without a network, driven through chromedriver's W3C interface."""
+
+    def __init__(self, driver: str, profile: Path) -> None:
+        self.host = driver
+        self.session = ""
+        arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--disable-quic",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={profile}",
+        ]
+        options = {"binary": CHROMIUM, "args": arguments}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        answer = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.session = f"/session/{answer['sessionId']}"
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(
+                method, self.session + path, None if body is None else json.dumps(body)
+            )
+            value = json.loads(connection.getresponse().read())["value"]
+        if isinstance(value, dict) and "error" in value:
+            raise RuntimeError(value["message"])
+        return value
+
+    def open(self, page: str) -> None:
+        self.log()
+        self.call("POST", "/url", {"url": (HTML / page).as_uri()})
+
+    def width(self, pixels: int) -> None:
+        metrics = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 600}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+        self.call("POST", "/goog/cdp/execute", command)
+
+    def run(self, script: str) -> Any:
+        """The value that ``script`` passes to ``done``."""
+        script = f"const done = arguments[0]; {script}"
+        return self.call("POST", "/execute/async", {"script": script, "args": []})
+
+    def log(self) -> list[dict[str, Any]]:
+        return self.call("POST", "/se/log", {"type": "browser"})
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = subprocess.Popen(
+        ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    browser = None
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        browser = Browser(f"127.0.0.1:{port}", tmp_path_factory.mktemp("profile"))
+        yield browser
+    finally:
+        if browser is not None:
+            browser.call("DELETE", "")
+        driver.terminate()
+        driver.wait()
+
+
+# Waits for mathematics and lazy images, then looks at the page.
+LOOK = r"""
+(async () => {
+  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map((i) => i.decode().catch(() => null)));
+  await document.fonts.ready;
+  const article = (document.querySelector("article") || document.body).cloneNode(true);
+  article.querySelectorAll("mjx-container, pre, code, script, style").forEach((e) => e.remove());
+  const text = article.textContent;
+  done({
+    raw: text.match(/\|\s*(?:—|-{3,})\s*\||\\[a-zA-Z]+[ {^_(]|\\[()[\]]|\$[^$\n]+\$|\{\{/g) || [],
+    errors: [...document.querySelectorAll("mjx-merror, .problematic, .system-message")]
+      .map((e) => e.textContent),
+    formulas: document.querySelectorAll(".math").length,
+    set: document.querySelectorAll("mjx-container").length,
+    missing: [...document.images].filter((i) => !i.naturalWidth).map((i) => i.src),
+    unnamed: [...document.querySelectorAll("article img")].filter((i) => !i.alt).map((i) => i.src),
+    remote: performance.getEntriesByType("resource").map((e) => e.name)
+      .filter((name) => !/^(file|data|blob):/.test(name)),
+  });
+})();
+"""
+CONTENT_WIDTH = "done(document.documentElement.scrollWidth);"
+
+
+@needs_book
+@needs_browser
+@pytest.mark.parametrize("page", pages())
+def test_a_page_reads_well(page: str, browser: Browser) -> None:
+    browser.width(1280)
+    browser.open(page)
+    seen = browser.run(LOOK)
+    assert seen["raw"] == []
+    assert seen["errors"] == []
+    assert seen["set"] == seen["formulas"]
+    assert seen["missing"] == []
+    assert seen["unnamed"] == []
+    assert seen["remote"] == []
+    assert [entry["message"] for entry in browser.log() if entry["level"] == "SEVERE"] == []
+    for width in (1280, 390):
+        browser.width(width)
+        assert browser.run(CONTENT_WIDTH) <= width, "the page scrolls sideways"
