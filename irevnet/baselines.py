@@ -1,6 +1,7 @@
 """The networks that the paper compares with: RevNet and ResNet, both with pre-activation."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from torch import Tensor, nn
 
@@ -13,7 +14,9 @@ from irevnet.checks import (
     check_stages,
 )
 from irevnet.classifier import Classifier
+from irevnet.coupling import CouplingBlock, couple
 from irevnet.layers import merge, split
+from irevnet.reversible import reversible_stack
 
 __all__ = ["ResNet", "RevNet"]
 
@@ -23,6 +26,7 @@ class _StagedNetwork(nn.Module):
 
     unit: type[nn.Module]
     shape_changing_unit: type[nn.Module]
+    backwards: tuple[str, ...] = ("stored",)
 
     def __init__(
         self,
@@ -34,8 +38,12 @@ class _StagedNetwork(nn.Module):
         units: Sequence[int] = (2, 2, 3, 2),
         strides: Sequence[int] = (1, 2, 2, 2),
         channels: Sequence[int] = (512, 1024, 2048, 3328),
+        backward: str = "stored",
     ) -> None:
         super().__init__()
+        if backward not in self.backwards:
+            raise ValueError(f"backward must be one of {self.backwards}, got {backward!r}")
+        self.backward = backward
         check_positive("num_classes", num_classes)
         units = check_stages("units", units)
         strides = check_per_stage("strides", strides, len(units))
@@ -83,10 +91,7 @@ class _StagedNetwork(nn.Module):
             ValueError: if ``x`` has another number of dimensions or channels, or an integer dtype.
         """
         check_images(x, self.in_channels, 1)
-        z = self.stem(x)
-        for unit in self.units:
-            z = unit(z)
-        return z
+        return self._apply_units(self.stem(x))
 
     def classify(self, z: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of representations ``(B, channels[-1], h, w)``."""
@@ -100,6 +105,11 @@ class _StagedNetwork(nn.Module):
         for unit in self.units:
             z = unit(z)
             yield z
+
+    def _apply_units(self, z: Tensor) -> Tensor:
+        for unit in self.units:
+            z = unit(z)
+        return z
 
 
 def _stem(kind: str, in_channels: int, channels: int) -> nn.Sequential:
@@ -159,6 +169,7 @@ class ResNet(_StagedNetwork):
         units: residual units in each stage.
         strides: downsampling of the first unit of each stage.
         channels: channels in each stage, multiples of 8.
+        backward: ``"stored"``, the only way that a ResNet has.
 
     Raises:
         ValueError: if an argument cannot work; the message names it.
@@ -169,25 +180,27 @@ class ResNet(_StagedNetwork):
 
 
 class _ReversibleUnit(nn.Module):
-    """``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)`` on the two halves of the channels."""
+    """``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)`` on the two halves of the channels.
+
+    Two coupling blocks without downsampling: the first maps ``(x1, x2)`` to ``(x2, y1)``, the
+    second that to ``(y1, y2)``.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.residual_f = Bottleneck(half, half, half // 4)
-        self.residual_g = Bottleneck(half, half, half // 4)
+        self.blocks = nn.ModuleList(
+            CouplingBlock(Bottleneck(half, half, half // 4)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        x1, x2 = split(x)
-        y1 = x1 + self.residual_f(x2)
-        y2 = x2 + self.residual_g(y1)
-        return merge(y1, y2)
+        return merge(*couple(self.blocks, *split(x)))
 
     def inverse(self, y: Tensor) -> Tensor:
         y1, y2 = split(y)
-        x2 = y2 - self.residual_g(y1)
-        x1 = y1 - self.residual_f(x2)
-        return merge(x1, x2)
+        for block in reversed(self.blocks):
+            y1, y2 = block.inverse(y1, y2)
+        return merge(y1, y2)
 
 
 class _ReversibleProjectionUnit(nn.Module):
@@ -231,6 +244,8 @@ class RevNet(_StagedNetwork):
         units: units in each stage, of two bottlenecks each.
         strides: downsampling of the first unit of each stage.
         channels: channels of both halves together in each stage, multiples of 8.
+        backward: how gradients are made: ``"stored"`` keeps every activation, ``"reversible"``
+            those between the stages' reversible units alone, see :mod:`irevnet.reversible`.
 
     Raises:
         ValueError: if an argument cannot work; the message names it.
@@ -238,3 +253,17 @@ class RevNet(_StagedNetwork):
 
     unit = _ReversibleUnit
     shape_changing_unit = _ReversibleProjectionUnit
+
+    backwards = ("stored", "reversible")
+
+    def _apply_units(self, z: Tensor) -> Tensor:
+        if self.backward == "stored":
+            return super()._apply_units(z)
+        for reversible, units in groupby(self.units, lambda u: isinstance(u, _ReversibleUnit)):
+            if reversible:
+                blocks = [block for unit in units for block in unit.blocks]
+                z = merge(*reversible_stack(blocks, *split(z)))
+            else:
+                for unit in units:
+                    z = unit(z)
+        return z

@@ -1,10 +1,15 @@
 """The invertible block of the i-RevNet."""
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from irevnet.layers import SpaceToDepth
+from irevnet.streams import FloatStreams, Streams
 
-__all__ = ["CouplingBlock"]
+__all__ = ["CouplingBlock", "couple"]
+
+_FLOAT = FloatStreams()
 
 
 class CouplingBlock(nn.Module):
@@ -29,14 +34,34 @@ class CouplingBlock(nn.Module):
         self.residual = residual
         self.downsample = SpaceToDepth(stride)
 
-    def forward(self, x_tilde: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_tilde: Tensor, x: Tensor, streams: Streams = _FLOAT
+    ) -> tuple[Tensor, Tensor]:
         """Halves ``(B, C, H, W)`` to halves ``(B, C * stride**2, H / stride, W / stride)``."""
         y_tilde = self.downsample(x)
-        y = self.downsample(x_tilde) + self.residual(x)
+        y = streams.add(self.downsample(x_tilde), self.residual(streams.read(x)))
         return y_tilde, y
 
-    def inverse(self, y_tilde: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(
+        self, y_tilde: Tensor, y: Tensor, streams: Streams = _FLOAT
+    ) -> tuple[Tensor, Tensor]:
         """Undoes :meth:`forward`."""
         x = self.downsample.inverse(y_tilde)
-        x_tilde = self.downsample.inverse(y - self.residual(x))
+        x_tilde = self.downsample.inverse(streams.subtract(y, self.residual(streams.read(x))))
         return x_tilde, x
+
+
+def couple(
+    blocks: Iterable[CouplingBlock], x_tilde: Tensor, x: Tensor, streams: Streams = _FLOAT
+) -> tuple[Tensor, Tensor]:
+    """Applies blocks in turn to the halves ``(B, C, H, W)`` of a state.
+
+    Raises:
+        ValueError: if fixed-point streams overflow; the message names the block.
+    """
+    peaks = [streams.peak(x_tilde), streams.peak(x)]
+    for block in blocks:
+        x_tilde, x = block(x_tilde, x, streams)
+        peaks.append(streams.peak(x))
+    streams.check(peaks)
+    return x_tilde, x

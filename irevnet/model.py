@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from irevnet.batch_norm import frozen_statistics
@@ -16,10 +17,11 @@ from irevnet.checks import (
     check_stages,
 )
 from irevnet.classifier import Classifier
-from irevnet.coupling import CouplingBlock
+from irevnet.coupling import CouplingBlock, couple
 from irevnet.known_channels import KnownChannels, known_channels, known_values
 from irevnet.layers import SpaceToDepth, ZeroChannels, merge, split
-from irevnet.reversible import reversible_stack
+from irevnet.reversible import reversible_stack, stored_fixed_point_stack
+from irevnet.streams import FixedPointStreams, FloatStreams, Streams
 
 __all__ = ["IRevNet"]
 
@@ -56,6 +58,11 @@ class IRevNet(nn.Module):
         backward: how gradients are made: ``"stored"`` keeps every activation for the backward
             pass, ``"reversible"`` recovers them from the representation, see
             :mod:`irevnet.reversible`. Values and gradients are the same up to rounding.
+        streams: how the halves of the state are kept: ``"float"``, or ``"fixed"`` as int32 fixed
+            point, with which the inverse is exact to the bit, see :mod:`irevnet.streams`.
+        fraction_bits: binary digits behind the point of fixed-point streams, 8 to 24. They hold
+            magnitudes below ``2**(30 - fraction_bits)``: 16,384 at 16. With 8 or more, images of
+            256 grey levels come back as they were.
 
     Raises:
         ValueError: if an argument or a combination of them cannot work; the message names the
@@ -77,6 +84,8 @@ class IRevNet(nn.Module):
         stride_on: str = "first",
         dropout: float = 0.0,
         backward: str = "stored",
+        streams: str = "float",
+        fraction_bits: int = 16,
     ) -> None:
         super().__init__()
         check_positive("num_classes", num_classes)
@@ -98,12 +107,20 @@ class IRevNet(nn.Module):
         check_interval("dropout", dropout, "[0, 1)")
         if backward not in ("stored", "reversible"):
             raise ValueError(f'backward must be "stored" or "reversible", got {backward!r}')
+        if streams not in ("float", "fixed"):
+            raise ValueError(f'streams must be "float" or "fixed", got {streams!r}')
+        if type(fraction_bits) is not int or not 8 <= fraction_bits <= 24:
+            raise ValueError(
+                f"fraction_bits must be an integer from 8 to 24, got {fraction_bits!r}"
+            )
         bottleneck_channels = _bottleneck_channels(
             bottleneck_channels, bottleneck_ratio, half_channels
         )
         half = _first_half(half_channels, strides)
 
         self.backward = backward
+        self.streams = streams
+        self.fraction_bits = fraction_bits
         self.num_classes = num_classes
         self.in_shape = (self.in_channels, height, width)
         self.entry = SpaceToDepth(entry_factor)
@@ -144,7 +161,7 @@ class IRevNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
-        return self.classify(self.encode(x))
+        return self.classifier(merge(*self._represent(x)))
 
     def encode(self, x: Tensor) -> Tensor:
         """The final representation of images.
@@ -154,21 +171,19 @@ class IRevNet(nn.Module):
                 ``total_stride``.
 
         Returns:
-            ``(B, 2 * half_channels[-1], H / total_stride, W / total_stride)``: both halves,
-            merged. It determines ``x``: see :meth:`inverse`.
+            Both halves, merged, ``(B, 2 * half_channels[-1], H / total_stride,
+            W / total_stride)``; of ``x``'s dtype, or int32 and without gradients with fixed-point
+            streams. It determines ``x``, see :meth:`inverse`.
 
         Raises:
-            ValueError: if ``x`` has another shape or an integer dtype.
+            ValueError: if ``x`` has another shape or an integer dtype, or if fixed-point streams
+                overflow.
         """
-        x_tilde, x = self._enter(x)
-        if self.backward == "reversible":
-            # A state with known channels is recovered inexactly: what follows it is recomputed.
-            recomputed = max(0, len(self.known) - 1)
-            x_tilde, x = reversible_stack(self.blocks, x_tilde, x, recomputed=recomputed)
-        else:
-            for block in self.blocks:
-                x_tilde, x = block(x_tilde, x)
-        return merge(x_tilde, x)
+        if self.streams == "float":
+            return merge(*self._represent(x))
+        streams = self._streams()
+        x_tilde, x = (streams.write(half) for half in self._enter(x))
+        return merge(*couple(self.blocks, x_tilde, x, streams))
 
     def inverse(self, z: Tensor) -> Tensor:
         """The images whose final representation is ``z``; undoes :meth:`encode`.
@@ -181,16 +196,18 @@ class IRevNet(nn.Module):
         batch that was encoded.
 
         Args:
-            z: representations ``(B, 2 * half_channels[-1], h, w)``, floating point.
+            z: representations ``(B, 2 * half_channels[-1], h, w)`` of the dtype that
+                :meth:`encode` returns.
 
         Returns:
             Images ``(B, C, h * total_stride, w * total_stride)``.
 
         Raises:
-            ValueError: if ``z`` has another shape or an integer dtype, or if dropout is active,
-                whose masks an inverse cannot know.
+            ValueError: if ``z`` has another shape or dtype or is not finite, or if dropout is
+                active, whose masks an inverse cannot know.
         """
         self._check_invertible(z)
+        streams = self._streams()
         with frozen_statistics(self):
             exact = self._known_values(z)
             x_tilde, x = split(z)
@@ -198,12 +215,20 @@ class IRevNet(nn.Module):
                 if index < len(exact):
                     x_tilde, x = self.known[index].restore((x_tilde, x), exact[index])
                 if index > 0:
-                    x_tilde, x = self.blocks[index - 1].inverse(x_tilde, x)
-        return self._leave(x_tilde, x)
+                    x_tilde, x = self.blocks[index - 1].inverse(x_tilde, x, streams)
+        return streams.read(self._leave(x_tilde, x))
 
     def classify(self, z: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of representations ``(B, 2 * half_channels[-1], h, w)``."""
-        return self.classifier(z)
+        """Logits ``(B, num_classes)`` of representations ``(B, 2 * half_channels[-1], h, w)``.
+
+        Args:
+            z: as :meth:`encode` returns.
+
+        Raises:
+            ValueError: if ``z`` has another shape or dtype.
+        """
+        self._check_representation(z)
+        return self.classifier(self._streams().read(z))
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
         """The representation after the entry and after every block, merged, one at a time.
@@ -214,11 +239,31 @@ class IRevNet(nn.Module):
         Yields:
             ``len(blocks) + 1`` tensors ``(B, 2 * half, h, w)``; the last is ``encode(x)``.
         """
-        x_tilde, x = self._enter(x)
+        streams = self._streams()
+        x_tilde, x = (streams.write(half) for half in self._enter(x))
         yield merge(x_tilde, x)
         for block in self.blocks:
-            x_tilde, x = block(x_tilde, x)
+            x_tilde, x = couple([block], x_tilde, x, streams)
             yield merge(x_tilde, x)
+
+    def _represent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last halves in floating point, with gradients."""
+        x_tilde, x = self._enter(x)
+        if self.backward == "reversible":
+            # A state with known channels is recovered inexactly in floating point: what reads it
+            # is recomputed from the image instead.
+            recomputed = max(0, len(self.known) - 1) if self.streams == "float" else 0
+            return reversible_stack(
+                self.blocks, x_tilde, x, streams=self._streams(), recomputed=recomputed
+            )
+        if self.streams == "fixed":
+            return stored_fixed_point_stack(self.blocks, x_tilde, x, self._streams())
+        return couple(self.blocks, x_tilde, x)
+
+    def _streams(self) -> Streams:
+        if self.streams == "float":
+            return FloatStreams()
+        return FixedPointStreams(self.fraction_bits, self.classifier.linear.weight.dtype)
 
     def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_images(x, self.in_channels, self.total_stride)
@@ -228,14 +273,14 @@ class IRevNet(nn.Module):
         return self.entry.inverse(self.zero_channels.inverse(merge(x_tilde, x)))
 
     def _known_values(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
-        if not self.known:
+        if not self.known or self.streams == "fixed":
             return []
         # Evaluated on as many zero images as z has, not on one: kernels chosen for another batch
         # size may round differently, and the values are to be equal to the bit.
         shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
         return known_values(self.known, self.blocks, *self._enter(z.new_zeros(shape)))
 
-    def _check_invertible(self, z: Tensor) -> None:
+    def _check_representation(self, z: Tensor) -> None:
         if not isinstance(z, Tensor):
             raise ValueError(f"z must be a tensor, got {type(z).__name__}")
         if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape) < 1:
@@ -243,8 +288,24 @@ class IRevNet(nn.Module):
                 f"z must be a representation of shape (B, {self.channels}, h, w), none of them "
                 f"0, got {tuple(z.shape)}"
             )
-        if not z.is_floating_point():
+        if self.streams == "fixed":
+            if z.dtype != torch.int32:
+                raise ValueError(f"z must be int32 with fixed-point streams, got dtype {z.dtype}")
+        elif not z.is_floating_point():
             raise ValueError(f"z must be floating point, got dtype {z.dtype}")
+
+    def _check_invertible(self, z: Tensor) -> None:
+        self._check_representation(z)
+        # Transformed and traced functions cannot branch on values.
+        if not (
+            self.streams == "fixed"
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or z.isfinite().all()
+        ):
+            raise ValueError(
+                f"z must be finite, got {(~z.isfinite()).sum().item()} values that are not"
+            )
         if any(m.training and m.p > 0 for m in self.modules() if isinstance(m, nn.Dropout)):
             raise ValueError(
                 "inverse needs dropout to be inactive: its masks are not part of the "

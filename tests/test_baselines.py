@@ -80,8 +80,8 @@ def test_revnet_units_are_those_of_the_paper():
     y1 = functional.conv2d(x1, changing.projection_1.weight, stride=2) + changing.residual_f(x2)
     y2 = functional.conv2d(x2, changing.projection_2.weight, stride=2) + changing.residual_g(y1)
     torch.testing.assert_close(changing(merge(x1, x2)), merge(y1, y2))
-    z1 = y1 + plain.residual_f(y2)
-    z2 = y2 + plain.residual_g(z1)
+    z1 = y1 + plain.blocks[0].residual(y2)
+    z2 = y2 + plain.blocks[1].residual(z1)
     torch.testing.assert_close(plain(merge(y1, y2)), merge(z1, z2))
 
 
@@ -102,7 +102,7 @@ def test_bottlenecks_are_a_quarter_of_a_unit_or_of_a_half():
         return [layer.out_channels for layer in bottleneck if isinstance(layer, nn.Conv2d)]
 
     assert widths(tiny(ResNet).units[3].residual) == [8, 8, 32]
-    assert widths(tiny(RevNet).units[3].residual_f) == [4, 4, 16]
+    assert widths(tiny(RevNet).units[3].blocks[0].residual) == [4, 4, 16]
     assert widths(tiny(RevNet).units[2].residual_g) == [4, 4, 16]
 
 
