@@ -250,6 +250,17 @@ class TestTraining:
         other, _ = trained(4, noise=1)
         assert not torch.equal(model.classifier.linear.weight, other.classifier.linear.weight)
 
+    def test_every_epoch_has_an_order_of_its_own(self, digits):
+        model = network()
+        seen = []
+        model.register_forward_pre_hook(
+            lambda module, arguments: seen.append(arguments[0]) if module.training else None
+        )
+        train(model, digits, config(), report=silent)
+        assert len(seen) == 8
+        first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
+        assert not torch.equal(first, second)
+
     def test_the_global_generator_is_left_as_it_was(self, digits):
         model = network(dropout=0.1)
         torch.manual_seed(5)
