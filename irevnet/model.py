@@ -206,17 +206,9 @@ class IRevNet(nn.Module):
             ValueError: if ``z`` has another shape or dtype or is not finite, or if dropout is
                 active, whose masks an inverse cannot know.
         """
-        self._check_invertible(z)
-        streams = self._streams()
-        with frozen_statistics(self):
-            exact = self._known_values(z)
-            x_tilde, x = split(z)
-            for index in reversed(range(len(self.blocks) + 1)):
-                if index < len(exact):
-                    x_tilde, x = self.known[index].restore((x_tilde, x), exact[index])
-                if index > 0:
-                    x_tilde, x = self.blocks[index - 1].inverse(x_tilde, x, streams)
-        return streams.read(self._leave(x_tilde, x))
+        for halves in self._inverse_halves(z):
+            entry = halves
+        return self._streams().read(self._leave(*entry))
 
     def classify(self, z: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of representations ``(B, 2 * half_channels[-1], h, w)``.
@@ -245,6 +237,33 @@ class IRevNet(nn.Module):
         for block in self.blocks:
             x_tilde, x = couple([block], x_tilde, x, streams)
             yield merge(x_tilde, x)
+
+    def inverse_states(self, z: Tensor) -> Iterator[Tensor]:
+        """The representations that :meth:`inverse` recovers on its way, merged, one at a time.
+
+        Args:
+            z: as for :meth:`inverse`.
+
+        Yields:
+            ``len(blocks) + 1`` tensors ``(B, 2 * half, h, w)``: those of :meth:`states`, in
+            reverse; the first is ``z``.
+        """
+        for x_tilde, x in self._inverse_halves(z):
+            yield merge(x_tilde, x)
+
+    def _inverse_halves(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        self._check_invertible(z)
+        streams = self._streams()
+        exact = self._known_values(z)
+        x_tilde, x = split(z)
+        for index in reversed(range(len(self.blocks) + 1)):
+            if index < len(exact):
+                x_tilde, x = self.known[index].restore((x_tilde, x), exact[index])
+            yield x_tilde, x
+            if index > 0:
+                block = self.blocks[index - 1]
+                with frozen_statistics(block):
+                    x_tilde, x = block.inverse(x_tilde, x, streams)
 
     def _represent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The last halves in floating point, with gradients."""
@@ -278,7 +297,8 @@ class IRevNet(nn.Module):
         # Evaluated on as many zero images as z has, not on one: kernels chosen for another batch
         # size may round differently, and the values are to be equal to the bit.
         shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
-        return known_values(self.known, self.blocks, *self._enter(z.new_zeros(shape)))
+        with frozen_statistics(self.blocks):
+            return known_values(self.known, self.blocks, *self._enter(z.new_zeros(shape)))
 
     def _check_representation(self, z: Tensor) -> None:
         if not isinstance(z, Tensor):

@@ -135,6 +135,13 @@ class Memory(_Section):
     batch_size: PositiveInt
 
 
+class Precision(_Section):
+    """Parameters of ``notebooks/precision.ipynb``."""
+
+    images: PositiveInt
+    epochs: PositiveInt
+
+
 class Rule(_Section):
     """One condition of a verdict: a measured number against a bound chosen before the run.
 
@@ -168,6 +175,7 @@ class Experiment(_Section):
     separation: Separation
     dimensionality: Dimensionality
     memory: Memory
+    precision: Precision
     claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
 
 

@@ -33,6 +33,7 @@ QUESTIONS = (
     "separation",
     "dimensionality",
     "memory",
+    "precision",
     "claims",
 )
 
