@@ -97,6 +97,36 @@ def test_revnet_units_within_a_stage_are_invertible_and_the_first_is_not():
     assert not hasattr(model, "inverse")
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_reversible_backward_of_a_revnet_gives_the_gradients_of_the_stored_one(training):
+    x = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    stored = randomise(tiny(RevNet, units=(3, 4)).double()).train(training)
+    reversible = tiny(RevNet, units=(3, 4), backward="reversible").double().train(training)
+    reversible.load_state_dict(stored.state_dict())
+    for model in (stored, reversible):
+        functional.cross_entropy(model(x), torch.arange(4)).backward()
+    for (name, found), expected in zip(
+        reversible.named_parameters(), stored.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-10, msg=name)
+    for found, expected in zip(reversible.buffers(), stored.buffers(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("network", "backward", "allowed"),
+    [
+        (ResNet, "reversible", "('stored',)"),
+        (RevNet, "magic", "('stored', 'reversible')"),
+        (RevNet, None, "('stored', 'reversible')"),
+    ],
+)
+def test_unknown_backward(network, backward, allowed):
+    message = f"backward must be one of {allowed}, got {backward!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny(network, backward=backward)
+
+
 def test_bottlenecks_are_a_quarter_of_a_unit_or_of_a_half():
     def widths(bottleneck):
         return [layer.out_channels for layer in bottleneck if isinstance(layer, nn.Conv2d)]
