@@ -58,8 +58,9 @@ class Results:
         return self[key]
 
     def __getitem__(self, key: str | int) -> Any:  # noqa: ANN401
-        """The value of ``key``; ``irevnet_0`` also finds ``irevnet-0``."""
+        """The value of ``key``; ``irevnet_0`` also finds ``irevnet-0``, -1 the last of a list."""
         if isinstance(self._value, list):
+            key = key + len(self._value) if isinstance(key, int) and key < 0 else key
             keys = {str(index): item for index, item in enumerate(self._value)}
         else:
             keys = {re.sub(r"\W", "_", name): item for name, item in self._value.items()}
