@@ -70,7 +70,7 @@ def through_training(
             to train.
 
     Returns:
-        Mean relative errors after each epoch: ``restored`` with known channels put back,
+        Mean relative errors after each epoch, ``restored`` with known channels put back and
         ``ignored`` with :func:`known_channels_ignored`.
     """
     errors: dict[str, list[float]] = {"restored": [], "ignored": []}
