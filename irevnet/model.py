@@ -159,6 +159,11 @@ class IRevNet(nn.Module):
         """Whether every representation is that of an image (no zero channels are appended)."""
         return self.zero_channels.channels == 0
 
+    def extra_repr(self) -> str:
+        """What ``repr`` shows before the layers."""
+        shown = f"backward={self.backward}, streams={self.streams}"
+        return f"{shown}, fraction_bits={self.fraction_bits}" if self.streams == "fixed" else shown
+
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
         return self.classifier(merge(*self._represent(x)))

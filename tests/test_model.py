@@ -265,7 +265,7 @@ class TestForward:
 
     def test_repr_shows_what_the_network_is_made_of(self):
         text = repr(irevnet.create_model("irevnet_cifar"))
-        assert text.startswith("IRevNet(\n  (entry): SpaceToDepth(factor=1)\n")
+        assert text.startswith("IRevNet(\n  backward=stored, streams=float\n  (entry): SpaceToD")
         assert "(zero_channels): ZeroChannels(channels=29)" in text
         assert "(0): CouplingBlock(\n      (residual): Bottleneck(\n" in text
         assert "Dropout(p=0.1" in text

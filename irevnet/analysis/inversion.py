@@ -1,5 +1,7 @@
 """How exactly an image comes back from its representation (claims C1 and C9)."""
 
+import hashlib
+import io
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from irevnet.model import IRevNet
 
-__all__ = ["Reconstruction", "flops", "random_representations", "reconstruct"]
+__all__ = [
+    "Reconstruction",
+    "flops",
+    "png_hash",
+    "random_representations",
+    "reconstruct",
+    "relative_error",
+    "to_uint8",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,15 @@ class Reconstruction:
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [0, 1] as 256 levels, clipped."""
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def png_hash(image: Tensor) -> str:
+    """SHA-256, in hexadecimal, of the PNG file of one image ``(C, H, W)`` in [0, 1]."""
+    from torchvision.transforms.functional import to_pil_image
+
+    file = io.BytesIO()
+    to_pil_image(to_uint8(image).cpu()).save(file, "PNG")
+    return hashlib.sha256(file.getvalue()).hexdigest()
 
 
 def relative_error(estimate: Tensor, truth: Tensor) -> Tensor:

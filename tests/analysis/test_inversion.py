@@ -47,3 +47,12 @@ def test_random_representations_have_the_channels_mean_and_spread():
     assert z.shape == (4000, 64, 1, 1)
     torch.testing.assert_close(z.mean(0), expected.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(z.std(0), expected.std(0), atol=0.1, rtol=0.1)
+
+
+def test_the_hash_of_a_picture_is_that_of_its_file_and_sees_one_grey_level():
+    image = torch.randint(0, 256, (3, 5, 4)).float() / 255
+    changed = image.clone()
+    changed[2, 4, 3] = (image[2, 4, 3] * 255 + 1) % 256 / 255
+    assert inversion.png_hash(image) == inversion.png_hash(image + 1e-4)
+    assert inversion.png_hash(image) != inversion.png_hash(changed)
+    assert len(inversion.png_hash(image)) == 64

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch.nn import functional
+
+import irevnet
+from irevnet.analysis import precision
+from irevnet.data import ImageData, TensorImages
+from irevnet.training import TrainingConfig
+
+
+def small(**options):
+    torch.manual_seed(0)
+    model = irevnet.create_model("irevnet_digits", blocks=(3, 2, 2), **options)
+    return model.eval()
+
+
+def test_drift_is_nothing_at_the_last_state_and_grows_with_rounding():
+    x = torch.rand(4, 1, 8, 8)
+    single, double = precision.drift(small(), x), precision.drift(small().double(), x.double())
+    assert len(single) == len(double) == 8
+    assert single[0] == double[0] == 0
+    assert 0 < single[-1] < 1e-5
+    assert 0 < double[-1] < 1e-7 * single[-1]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_fixed_point_does_not_drift(training):
+    model = small(streams="fixed").train(training)
+    assert set(precision.drift(model, torch.rand(4, 1, 8, 8))) == {0.0}
+
+
+def test_gradient_is_the_one_of_the_loss():
+    model = small()
+    x, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
+    found = precision.gradient(model, x, labels)
+    loss = functional.cross_entropy(model(x), labels)
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    torch.testing.assert_close(found, torch.cat([g.flatten().double() for g in expected]))
+    # A second call starts from nothing.
+    torch.testing.assert_close(precision.gradient(model, x, labels), found)
+
+
+def test_known_channels_are_back_after_they_were_ignored():
+    model = small()
+    known = model.known
+    with precision.known_channels_ignored(model):
+        assert model.known == []
+    assert model.known is known
+    assert known
+
+
+def test_training_is_followed_and_known_channels_make_the_difference():
+    images = TensorImages(
+        torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 10
+    )
+    data = ImageData(images, images, images, tuple("0123456789"))
+    config = TrainingConfig(epochs=12, batch_size=8, learning_rate=0.1)
+    model = small(num_classes=10)
+    errors = precision.through_training(model, data, config, images.first(16)[0])
+    assert len(errors["restored"]) == len(errors["ignored"]) == 12
+    assert max(errors["restored"]) < 1e-4
+    assert errors["ignored"][-1] > 10 * errors["restored"][-1]
