@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One target after the other, in the order given, with -j too: all of them read or write the results.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help book repro html test lint lab hooks lock clean distclean
+.PHONY: help book repro html test lint lab bench hooks lock clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) \
@@ -51,6 +51,10 @@ lint: $(INSTALLED) ## only the checks that take seconds
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# Not a stage of the pipeline: its numbers belong to the machine. It wants the machine for itself.
+bench: $(INSTALLED) ## measure speed and memory on this machine (about 15 minutes on 2 cores)
+	$(IN_VENV) python -m benchmarks.memory_and_speed $(BENCH)
 
 hooks: $(INSTALLED) ## have git run the checks of .pre-commit-config.yaml before each commit
 	$(IN_VENV) pre-commit install

@@ -1,0 +1,5 @@
+"""Speed and memory, measured: beside stored activations, checkpointing and other libraries.
+
+``python -m benchmarks.memory_and_speed`` measures and writes ``results/benchmarks/``. Nothing here
+is a test, and nothing in :mod:`irevnet` knows of it.
+"""

@@ -1,0 +1,219 @@
+"""Measures training without stored activations: ``python -m benchmarks.memory_and_speed``.
+
+Every section's results are written as soon as they are there, so that a run that is interrupted
+leaves what it has measured.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import sections
+from benchmarks.provenance import ROOT, describe_run
+from benchmarks.sections import SECTIONS, Settings
+from benchmarks.targets import targets
+from benchmarks.variants import unavailable
+
+__all__ = ["FILE", "main", "measure", "slug"]
+
+FILE = "memory_and_speed.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Runs from the command line; returns the folder of the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_and_speed")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
+    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
+    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SECTIONS), help="sections, to look at; default: all"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--no-compile", action="store_true", help="try no compiled F")
+    chosen = parser.parse_args(arguments)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    device = torch.device(chosen.device)
+    data = chosen.data or Path(os.environ.get("IREVNET_DATA", "data"))
+    settings = settings_for(device, data, quick=chosen.quick, compiling=not chosen.no_compile)
+    quick = "-quick" if chosen.quick else ""
+    output = chosen.output or (
+        Path("scratch") if chosen.quick else ROOT / "results"
+    ) / "benchmarks" / (slug(device) + quick)
+    measure(settings, output, chosen.only or list(SECTIONS))
+    return output
+
+
+def settings_for(device: torch.device, data: Path, *, quick: bool, compiling: bool) -> Settings:
+    """Sizes that suit a device; ``quick`` ones take a minute."""
+    settings = Settings(device, data, compile=compiling)
+    if quick:
+        return dataclasses.replace(
+            settings,
+            rounds=2,
+            blocks=dict.fromkeys(settings.blocks, 2),
+            depths=(1, 2),
+            byte_depths=(1, 2, 4),
+            batch_size=4,
+            batches=(2, 4),
+            training_steps=2,
+            throughput_batch=4,
+            inverse_batch=1,
+            compile=False,
+        )
+    if device.type == "cuda":
+        return dataclasses.replace(
+            settings,
+            rounds=21,
+            depths=(2, 4, 8, 16, 32, 64),
+            batches=(32, 128, 512),
+            throughput_batch=512,
+            inverse_batch=64,
+            training_steps=120,
+        )
+    return settings
+
+
+def slug(device: torch.device) -> str:
+    """A folder's name for a device: ``cuda-`` and its model, or ``cpu-`` and its threads."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).lower()
+        return "cuda-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    return f"{device.type}-{torch.get_num_threads()}-threads"
+
+
+def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Runs sections and writes JSON and figures, anew after every step.
+
+    Args:
+        settings: sizes of the run.
+        output: folder to write to.
+        names: keys of :data:`benchmarks.sections.SECTIONS`.
+
+    Returns:
+        What the JSON file holds.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    output.mkdir(parents=True, exist_ok=True)
+    left_out = unavailable()
+    if settings.compile and not _can_compile(settings.device):
+        left_out["compiled F"] = "no C++ compiler"
+        settings = dataclasses.replace(settings, compile=False)
+    settings = dataclasses.replace(settings, skip=(*settings.skip, *left_out))
+    found: dict[str, Any] = {}
+    record: dict[str, Any] = {
+        "provenance": {},
+        "settings": _plain(settings),
+        "device": _device(settings.device),
+        "left_out": left_out,
+        "load_average": {"before": _load()},
+        "section_seconds": {},
+        "complete": False,
+        "targets": [],
+        "sections": found,
+    }
+    command = " ".join(["python -m benchmarks.memory_and_speed", *_public(sys.argv[1:])])
+
+    def save() -> None:
+        record["provenance"] = describe_run(command, started, time.perf_counter() - clock)
+        record["load_average"]["after"] = _load()
+        record["targets"] = targets(found)
+        partial = output / f".{FILE}"
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.replace(output / FILE)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="memcnn")
+        for name in [name for name in SECTIONS if name in names]:
+            begun = time.perf_counter()
+            section = found[name] = {}
+            if name == "capacity":
+                sections.capacity(settings, section, save, found.get("memory", {}).get("peak", {}))
+            else:
+                SECTIONS[name](settings, section, save)
+            record["section_seconds"][name] = round(time.perf_counter() - begun, 1)
+            print(f"{name}: {record['section_seconds'][name]} s", flush=True)
+            save()
+            _draw(found, output)
+    record["complete"] = set(names) == set(SECTIONS)
+    save()
+    for row in record["targets"]:
+        print(f"{_VERDICTS[row['met']]:12} {row['what']}: {row['target']}")
+    return record
+
+
+_VERDICTS = {True: "met", False: "missed", None: "not measured"}
+
+
+def _draw(found: dict[str, Any], output: Path) -> None:
+    try:
+        from benchmarks.figures import draw
+    except ImportError as error:  # a bare machine measures without drawing
+        print(f"no figures: {error}")
+        return
+    draw(found, output)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Settings for JSON, without the paths of this machine."""
+    plain = dataclasses.asdict(settings) | {"device": str(settings.device)}
+    del plain["data"]
+    return plain
+
+
+def _public(arguments: Sequence[str]) -> list[str]:
+    """The command line without folders, which differ from machine to machine."""
+    shown, skip = [], False
+    for argument in arguments:
+        named = argument.split("=")[0] in ("--data", "--output")
+        if not named and not skip:
+            shown.append(argument)
+        skip = named and "=" not in argument
+    return shown
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {
+            "type": "cuda",
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "tf32_in_matrix_products": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_in_convolutions": torch.backends.cudnn.allow_tf32,
+        }
+    return {
+        "type": device.type,
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _can_compile(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+
+
+def _load() -> float | None:
+    """How many processes wanted to run in the last minute, on systems that tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+if __name__ == "__main__":
+    main()

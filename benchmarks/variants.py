@@ -1,0 +1,143 @@
+"""The ways of training the same i-RevNet that are compared with each other."""
+
+import importlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import irevnet
+from irevnet.coupling import CouplingBlock
+from irevnet.layers import merge, split
+from irevnet.model import IRevNet
+
+__all__ = ["LABELS", "UnavailableError", "build", "unavailable"]
+
+LABELS = {
+    "stored": "stored",
+    "checkpoint": "checkpoint, per block",
+    "reversible": "reversible, float",
+    "fixed": "reversible, fixed point",
+    "memcnn": "memcnn",
+}
+"""Names of the variants, and what figures and tables call them."""
+
+_OWN = {
+    "stored": {"backward": "stored"},
+    "checkpoint": {"backward": "stored"},
+    "reversible": {"backward": "reversible"},
+    "fixed": {"backward": "reversible", "streams": "fixed"},
+    "memcnn": {"backward": "stored"},
+}
+
+
+class UnavailableError(RuntimeError):
+    """A variant cannot be built here; the message says why."""
+
+
+def build(variant: str, name: str, **overrides: Any) -> nn.Module:  # noqa: ANN401
+    """A network of the zoo in training mode, on the CPU, that trains in one of the ways.
+
+    Every variant draws the same initial weights from the same random state, and has its
+    parameters in the same order.
+
+    Args:
+        variant: a key of :data:`LABELS`.
+        name: of an i-RevNet of the zoo.
+        **overrides: arguments of the network.
+
+    Raises:
+        UnavailableError: if a library that the variant needs is missing or does not work here.
+    """
+    network = irevnet.create_model(name, **{**overrides, **_OWN[variant]})
+    if variant == "checkpoint":
+        return _Checkpointed(network)
+    if variant == "memcnn":
+        return _Memcnn(network, _import_memcnn())
+    return network
+
+
+def unavailable() -> dict[str, str]:
+    """Variants that do not work here, with the reason, found out by a training step."""
+    reasons = {}
+    for variant in LABELS:
+        try:
+            model = build(variant, "irevnet_digits", blocks=(2, 1, 1))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model(torch.rand(2, 1, 8, 8)).sum().backward()
+        except UnavailableError as error:
+            reasons[variant] = str(error)
+        except Exception as error:
+            # Of our own variants this would be a defect, which is not to be hidden.
+            if variant != "memcnn":
+                raise
+            reasons[variant] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return reasons
+
+
+def _import_memcnn() -> Any:  # noqa: ANN401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of functions that torch has deprecated
+        try:
+            return importlib.import_module("memcnn")
+        except Exception as error:
+            raise UnavailableError(f"memcnn cannot be imported: {error}") from error
+
+
+class _Checkpointed(nn.Module):
+    """Keeps the state before every block; evaluates each block again for its gradients."""
+
+    def __init__(self, network: IRevNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        network = self.network
+        x_tilde, x = split(network.zero_channels(network.entry(images)))
+        for block in network.blocks:
+            x_tilde, x = checkpoint(block, x_tilde, x, use_reentrant=False)
+        return network.classifier(merge(x_tilde, x))
+
+
+class _Memcnn(nn.Module):
+    """Every block in memcnn's wrapper, which inverts first and then evaluates F again."""
+
+    def __init__(self, network: IRevNet, memcnn: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.network = network
+        network.blocks = nn.ModuleList(
+            memcnn.InvertibleModuleWrapper(
+                _Unaliased(block), keep_input=False, preserve_rng_state=True
+            )
+            for block in network.blocks
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        network = self.network
+        x_tilde, x = split(network.zero_channels(network.entry(images)))
+        x_tilde, x = x_tilde.clone(), x.clone()
+        for block in network.blocks:
+            x_tilde, x = block(x_tilde, x)
+        return network.classifier(merge(x_tilde, x))
+
+
+class _Unaliased(nn.Module):
+    """A coupling block whose outputs share no storage with its inputs.
+
+    memcnn frees the storage of the inputs, and one output of the block is an input.
+    """
+
+    def __init__(self, block: CouplingBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x_tilde: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        y_tilde, y = self.block(x_tilde, x)
+        return y_tilde.clone(), y
+
+    def inverse(self, y_tilde: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x_tilde, x = self.block.inverse(y_tilde, y)
+        return x_tilde, x.clone()

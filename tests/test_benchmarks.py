@@ -1,0 +1,309 @@
+"""The logic of the benchmarks. Nothing here looks at a clock: what is fast is no test."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import memory_and_speed, variants
+from benchmarks.measure import (
+    estimate,
+    fit_line,
+    interleave,
+    largest,
+    peak_bytes,
+    ratios,
+    resident_bytes,
+)
+from benchmarks.sections import SECTIONS, Settings
+from benchmarks.steps import (
+    Mode,
+    gradients,
+    images_for,
+    relative_difference,
+    relu_signs,
+    smooth,
+    trainer,
+)
+from benchmarks.targets import targets
+from irevnet.analysis.memory import saved_bytes
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+OWN = [variant for variant in variants.LABELS if variant != "memcnn"]
+TINY = Settings(
+    CPU,
+    skip=("memcnn",),
+    rounds=1,
+    blocks={"irevnet_cifar": 2, "irevnet_cifar_bijective": 2},
+    depths=(1, 2),
+    byte_depths=(1, 2),
+    batch_size=2,
+    batches=(1, 2),
+    training_steps=1,
+    throughput_batch=2,
+    inverse_batch=1,
+    compile=False,
+    overrides={
+        "irevnet_cifar": {"in_shape": (3, 8, 8)},
+        "irevnet_cifar_bijective": {
+            "in_shape": (3, 8, 8),
+            "bottleneck_channels": (4, 4, 4),
+        },
+        "irevnet_b": {"blocks": (1, 1, 1, 1), "in_shape": (3, 32, 32)},
+    },
+)
+
+
+def test_tasks_take_turns():
+    order = []
+    tasks = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = interleave(tasks, 3, CPU)
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+
+
+def test_an_estimate_is_the_median_with_quartiles():
+    assert estimate([5, 1, 3, 2, 4]) == {"value": 3, "low": 2, "high": 4, "n": 5}
+    assert estimate([7.0]) == {"value": 7, "low": 7, "high": 7, "n": 1}
+
+
+def test_ratios_are_taken_within_a_round():
+    assert ratios([2, 30], [1, 10]) == [2, 3]
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1, 2], [1])
+
+
+def test_a_line_says_what_fits():
+    line = fit_line([1, 2, 4], [110, 120, 140])
+    assert (line.offset, line.slope, line.error) == pytest.approx((100, 10, 0))
+    assert [line.largest_within(budget) for budget in (99, 109, 110, 205)] == [0, 0, 1, 10]
+    assert fit_line([1, 2, 3], [100, 100, 130]).error > 0.03
+    with pytest.raises(ValueError, match="do not grow"):
+        fit_line([1, 2], [5, 5])
+
+
+@pytest.mark.parametrize("true_limit", [0, 1, 2, 37, 1000])
+def test_the_search_finds_the_largest_that_fits(true_limit):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= true_limit
+
+    assert largest(fits, 4096, tolerance=0) == true_limit
+    assert len(tried) < 25
+    assert largest(fits, 16, tolerance=0) == min(true_limit, 16)
+
+
+def test_the_search_stops_within_its_tolerance():
+    assert 950 <= largest(lambda size: size <= 1000, 4096, tolerance=0.05) <= 1000
+
+
+def test_peak_bytes_count_what_is_alive_together():
+    def step():
+        for _ in range(3):
+            held = torch.ones(2**18)
+            del held
+        both = torch.ones(2**18), torch.ones(2**18)
+        del both
+
+    assert 2 * 2**20 <= peak_bytes(step, CPU) < 2.1 * 2**20
+
+
+def test_resident_bytes_count_the_momentum():
+    model = torch.nn.Linear(4, 4, bias=False)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    assert resident_bytes(model, optimiser) == 64
+    model(torch.ones(1, 4)).sum().backward()
+    optimiser.step()
+    assert resident_bytes(model, optimiser) == 128
+
+
+def built(variant, **overrides):
+    torch.manual_seed(0)
+    return variants.build(variant, "irevnet_digits", blocks=(2, 2, 2), **overrides)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("variant", ["checkpoint", "reversible", "fixed"])
+def test_every_variant_trains_the_same_network(variant, dropout):
+    images, labels, _ = images_for((1, 8, 8), 8, CPU, TINY.data)
+    exact = gradients(built("stored", dropout=dropout).double(), images.double(), labels)
+    model = built(variant, dropout=dropout).double()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    measured = gradients(model, images.double(), labels)
+    assert relative_difference(measured, exact) < (1e-3 if variant == "fixed" else 1e-10)
+    assert all(buffer.equal(before[name]) for name, buffer in model.named_buffers())
+
+
+def test_saved_bytes_are_ordered():
+    images, _, _ = images_for((1, 8, 8), 8, CPU, TINY.data)
+    models = {variant: built(variant) for variant in OWN}
+    counts = {v: saved_bytes(lambda m=m: m(images), m) for v, m in models.items()}
+    assert counts["stored"] > counts["checkpoint"] > counts["reversible"] > 0
+
+
+def test_a_missing_library_is_a_reason(monkeypatch):
+    if importlib.util.find_spec("memcnn") is not None:
+        pytest.skip("memcnn is installed")
+    assert list(variants.unavailable()) == ["memcnn"]
+    assert "memcnn cannot be imported" in variants.unavailable()["memcnn"]
+
+
+def test_a_mode_says_what_it_is():
+    assert str(Mode()) == "float32, NCHW"
+    assert str(Mode(True, True, True)) == "bfloat16 autocast, channels last, compiled F"
+
+
+def test_a_step_trains():
+    model = built("stored")
+    images, labels, _ = images_for((1, 8, 8), 8, CPU, TINY.data)
+    before = model.classifier.linear.weight.clone()
+    step, optimiser = trainer(model, images, labels, Mode(bfloat16=True, channels_last=True))
+    step()
+    assert not model.classifier.linear.weight.equal(before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert optimiser.state
+
+
+def test_relus_are_watched_with_gradients_on_only():
+    model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.ReLU())
+    with relu_signs(model) as signs:
+        with torch.no_grad():
+            model(torch.ones(2))
+        assert signs == {}
+        model(torch.tensor([-1.0, 1.0]))
+    assert {name: sign.tolist() for name, sign in signs.items()} == {
+        "0": [False, True],
+        "1": [False, True],
+    }
+    model(torch.ones(2))
+    assert signs["0"].tolist() == [False, True]
+
+
+def test_smooth_networks_have_no_relu_layers():
+    model = smooth(built("stored"))
+    assert not any(isinstance(layer, torch.nn.ReLU) for layer in model.modules())
+    assert sum(isinstance(layer, torch.nn.SiLU) for layer in model.modules()) == 6 * 3 - 1
+
+
+def test_images_are_of_the_networks_size(tmp_path):
+    assert images_for((1, 8, 8), 3, CPU, tmp_path)[2] == "digits"
+    images, labels, name = images_for((3, 32, 32), 3, CPU, tmp_path)
+    assert (images.shape, labels.shape, name) == ((3, 3, 32, 32), (3,), "uniform noise")
+
+
+def met(found):
+    return {row["what"]: row["met"] for row in targets(found)}
+
+
+def test_targets_are_judged_by_what_was_measured():
+    assert set(met({}).values()) == {None}
+    ratio = {"value": 1.3, "low": 1.2, "high": 1.5, "n": 5}
+    case = {
+        "network": "irevnet_cifar",
+        "dropout": 0.1,
+        "blocks_per_stage": 18,
+        "batch_size": 32,
+        "over_stored": {"reversible": ratio},
+        "over_checkpoint": {"reversible": ratio},
+    }
+    saved = {
+        "batch_size": 32,
+        "blocks_per_stage": [2, 8, 64],
+        "bytes": {"reversible": [50, 100, 105]},
+        "at_blocks_per_stage": 18,
+        "at_bytes": {"stored": 1000, "reversible": 101},
+    }
+    rows = {"float32": 1e-6, "float64": 2e-12}
+    inverse = {
+        "network": "irevnet_b",
+        "mode": "float32, NCHW",
+        "batch_size": 8,
+        "inverse_over_encode": ratio | {"value": 0.89},
+    }
+    found = {
+        "step_time": {"cases": [case]},
+        "memory": {"saved": {"irevnet_cifar": saved}},
+        "gradients": {"networks": [rows, rows | {"float32": 1e-5}]},
+        "throughput": {"blocks_per_stage": 18, "over_released": {"a": ratio | {"value": 2}}},
+        "inverse": {"cases": [inverse]},
+    }
+    answers = met(found)
+    (gradient32, gradient64, stored, checkpoint, growth, other, saving, throughput) = list(
+        answers.values()
+    )[:8]
+    assert (gradient32, gradient64) == (True, False)
+    assert (stored, checkpoint) == (True, False)
+    assert (growth, other, saving, throughput) == (True, None, False, True)
+    assert answers["Throughput of inverse over encode, irevnet_b, float32, NCHW"] is False
+    # What was measured at another size says nothing about the target.
+    assert met({"step_time": {"cases": [case | {"batch_size": 8}]}}) == met({})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The results of a whole run at tiny sizes."""
+    output = tmp_path_factory.mktemp("benchmarks")
+    memory_and_speed.measure(TINY, output, list(SECTIONS))
+    return output
+
+
+@pytest.fixture
+def written(folder):
+    return json.loads((folder / memory_and_speed.FILE).read_text())
+
+
+def test_a_run_writes_everything_it_promises(folder, written):
+    assert written["complete"]
+    assert [row["fixed"] for row in written["sections"]["gradients"]["networks"]] == [0] * 5
+    assert list(written["sections"]) == list(SECTIONS)
+    assert {"command", "commit", "versions", "processor"} <= set(written["provenance"])
+    assert str(folder) not in json.dumps(written)
+    for case in written["sections"]["step_time"]["cases"]:
+        assert {len(rounds) for rounds in case["rounds"].values()} == {1}
+    fits = written["sections"]["capacity"]["batch_size"]["fits"]
+    assert fits["reversible"][0] > fits["stored"][0] > 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "memory.png",
+        memory_and_speed.FILE,
+        "time.png",
+    ]
+
+
+def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
+    def interrupted(settings, found, save):
+        found["partial"] = [1]
+        save()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(SECTIONS, "inverse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        memory_and_speed.measure(TINY, tmp_path, ["inverse"])
+    written = json.loads((tmp_path / memory_and_speed.FILE).read_text())
+    assert written["sections"] == {"inverse": {"partial": [1]}}
+    assert not written["complete"]
+
+
+def test_the_command_is_recorded_without_folders():
+    public = memory_and_speed._public
+    assert public(["--device", "cpu", "--data", "/a/b", "--quick"]) == [
+        "--device",
+        "cpu",
+        "--quick",
+    ]
+    assert public(["--output=/a/b", "--only", "memory"]) == ["--only", "memory"]
+
+
+def test_quick_settings_are_small():
+    full = memory_and_speed.settings_for(CPU, TINY.data, quick=False, compiling=True)
+    quick = memory_and_speed.settings_for(CPU, TINY.data, quick=True, compiling=True)
+    for name in ("rounds", "batch_size", "training_steps", "throughput_batch"):
+        assert getattr(quick, name) < getattr(full, name)
+    assert not quick.compile
+    assert dataclasses.replace(quick, rounds=full.rounds) != full
