@@ -25,7 +25,8 @@ def saved_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             storages[storage.data_ptr()] = storage
-        return tensor
+        # The tensor itself would hold its own graph, which then would never be freed.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # The result keeps the graph, and thereby every storage, alive until they are counted.
