@@ -15,6 +15,9 @@ __all__ = ["write_provenance"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
+# What a result is made from; results themselves change while the pipeline runs.
+_SOURCES = ("irevnet", "notebooks", "pipeline", "params.yaml")
+
 
 def write_provenance(
     path: Path, parameters: dict[str, Any], started: datetime, seconds: float
@@ -30,7 +33,7 @@ def write_provenance(
     record = {
         "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "irevnet", "notebooks")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES)),
         "parameters": parameters,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
