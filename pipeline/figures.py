@@ -71,12 +71,12 @@ def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:
     )
     for row, images, label in zip(axes, rows, labels, strict=True):
         for axis, image in zip(row, images, strict=True):
-            show_image(axis, image)
+            _show_image(axis, image)
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
     return figure
 
 
-def show_image(axis: Axes, image: Tensor) -> None:
+def _show_image(axis: Axes, image: Tensor) -> None:
     """Draws one image ``(C, H, W)`` without axes."""
     pixels = np.clip(image.detach().cpu().numpy().transpose(1, 2, 0), 0, 1)
     axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
