@@ -10,14 +10,19 @@ __all__ = ["frozen_statistics"]
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Evaluates ``module`` without touching its running statistics, in either mode.
+def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Evaluates ``modules`` without touching their running statistics, in either mode.
 
     An inverse or a recomputation evaluates F a second time on inputs that the forward pass has
     already counted. In training mode batch norm still normalises with the statistics of the
     batch; in evaluation mode with the running ones, as ever.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [
+        m
+        for module in modules
+        for m in module.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats
+    ]
     try:
         for norm in norms:
             norm.track_running_stats = False

@@ -49,7 +49,8 @@ class Bottleneck(nn.Sequential):
             if index == 2 and dropout > 0:
                 layers.append(nn.Dropout(dropout))
             if index > 0 or preactivation:
-                layers += [nn.BatchNorm2d(widths[index]), nn.ReLU()]
+                # In place: no gradient needs what batch norm returns.
+                layers += [nn.BatchNorm2d(widths[index]), nn.ReLU(inplace=True)]
             layers.append(
                 nn.Conv2d(
                     widths[index],

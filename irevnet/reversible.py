@@ -8,13 +8,13 @@ https://arxiv.org/abs/1707.04585).
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import get_device_states, set_device_states
 
 from irevnet.batch_norm import frozen_statistics
 from irevnet.coupling import CouplingBlock, couple
@@ -62,11 +62,12 @@ def reversible_stack(
         raise RuntimeError(
             'the reversible backward cannot be transformed by torch.func; use backward="stored"'
         )
-    parameters = [p for block in blocks for p in block.parameters() if p.requires_grad]
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x_tilde, x, *parameters)):
+    parameters = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
+    inputs = (x_tilde, x, *itertools.chain(*parameters))
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs):
         y_tilde, y = couple(blocks, streams.write(x_tilde), streams.write(x), streams)
         return streams.read(y_tilde), streams.read(y)
-    return _ReversibleStack.apply(blocks, streams, recomputed, x_tilde, x, *parameters)
+    return _ReversibleStack.apply(blocks, parameters, streams, recomputed, *inputs)
 
 
 def stored_fixed_point_stack(
@@ -113,23 +114,24 @@ class _ReversibleStack(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401
         blocks: tuple[CouplingBlock, ...],
+        parameters: list[list[nn.Parameter]],
         streams: Streams,
         recomputed: int,
         x_tilde: Tensor,
         x: Tensor,
-        *parameters: Tensor,
+        *_: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.blocks = blocks
         ctx.streams = streams
         ctx.recomputed = recomputed
         ctx.autocast = _Autocast.current(x.device)
-        ctx.randomness = []
+        ctx.randomness = _Randomness(x.device)
+        ctx.steps = []
         kept = (x_tilde, x) if recomputed else ()
         x_tilde, x = streams.write(x_tilde), streams.write(x)
         peaks = [streams.peak(x_tilde), streams.peak(x)]
         with ctx.autocast.entered():
-            for block in blocks:
-                ctx.randomness.append(_Randomness.before(block))
+            for block, own in zip(blocks, parameters, strict=True):
+                ctx.steps.append(_Step(block, own, ctx.randomness.before(block)))
                 x_tilde, x = block(x_tilde, x, streams)
                 peaks.append(streams.peak(x))
         streams.check(peaks)
@@ -144,26 +146,40 @@ class _ReversibleStack(torch.autograd.Function):
                 'use backward="stored"'
             )
         y_tilde, y, *start = ctx.saved_tensors
+        first, inverted = ctx.steps[: ctx.recomputed], ctx.steps[ctx.recomputed :]
         gradients: list[tuple[Tensor | None, ...]] = []
-        with ctx.autocast.entered():
-            steps = list(zip(ctx.blocks, ctx.randomness, strict=True))
-            for block, randomness in reversed(steps[ctx.recomputed :]):
+        # Once for all blocks: walking through the modules of each would cost a fiftieth of a step.
+        with (
+            ctx.autocast.entered(),
+            frozen_statistics(*(step.block for step in ctx.steps)),
+            ctx.randomness.restored(),
+        ):
+            for step in reversed(inverted):
+                ctx.randomness.replay(step.random_states)
                 y_tilde, y, grad_tilde, grad, own = _block_backward(
-                    block, randomness, ctx.streams, y_tilde, y, grad_tilde, grad
+                    step, ctx.streams, y_tilde, y, grad_tilde, grad
                 )
                 gradients.append(own)
-            if ctx.recomputed:
+            if first:
                 grad_tilde, grad, own = _recomputed_backward(
-                    steps[: ctx.recomputed], start, grad_tilde, grad
+                    first, ctx.randomness, start, grad_tilde, grad
                 )
                 gradients.append(own)
         in_order = [gradient for own in reversed(gradients) for gradient in own]
-        return None, None, None, grad_tilde, grad, *in_order
+        return None, None, None, None, grad_tilde, grad, *in_order
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A block in the forward pass: its trainable parameters, its randomness before it ran."""
+
+    block: CouplingBlock
+    parameters: list[nn.Parameter]
+    random_states: tuple[Tensor, ...] | None
 
 
 def _block_backward(
-    block: CouplingBlock,
-    randomness: "_Randomness",
+    step: _Step,
     streams: Streams,
     y_tilde: Tensor,
     y: Tensor,
@@ -171,41 +187,37 @@ def _block_backward(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor | None, ...]]:
     """From a block's output and its gradients to its input and theirs, with one F."""
-    upsample = block.downsample.inverse
-    parameters = _trainable(block)
-    with torch.enable_grad(), frozen_statistics(block), randomness.replayed():
-        x = upsample(y_tilde)
+    upsample = step.block.downsample.inverse
+    x = upsample(y_tilde)
+    with torch.enable_grad():
         seen = streams.read(x).detach().requires_grad_()
-        residual = block.residual(seen)
+        residual = step.block.residual(seen)
     x_tilde = upsample(streams.subtract(y, residual.detach()))
     grad_through, *own = torch.autograd.grad(
-        residual, [seen, *parameters], grad.to(residual.dtype), allow_unused=True
+        residual, [seen, *step.parameters], grad.to(residual.dtype), allow_unused=True
     )
     return x_tilde, x, upsample(grad), upsample(grad_tilde) + grad_through, tuple(own)
 
 
 def _recomputed_backward(
-    blocks: Sequence[tuple[CouplingBlock, "_Randomness"]],
+    steps: Sequence[_Step],
+    randomness: "_Randomness",
     start: Sequence[Tensor],
     grad_tilde: Tensor,
     grad: Tensor,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
     """Gradients of the first blocks, evaluated again from their input."""
-    parameters = [p for block, _ in blocks for p in _trainable(block)]
+    parameters = [p for step in steps for p in step.parameters]
     inputs = [half.detach().requires_grad_() for half in start]
     with torch.enable_grad():
         y_tilde, y = inputs
-        for block, randomness in blocks:
-            with frozen_statistics(block), randomness.replayed():
-                y_tilde, y = block(y_tilde, y)
+        for step in steps:
+            randomness.replay(step.random_states)
+            y_tilde, y = step.block(y_tilde, y)
     grad_tilde, grad, *own = torch.autograd.grad(
         (y_tilde, y), [*inputs, *parameters], (grad_tilde, grad), allow_unused=True
     )
     return grad_tilde, grad, tuple(own)
-
-
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
 
 
 @dataclass(frozen=True)
@@ -227,27 +239,27 @@ class _Autocast:
         return torch.autocast(self.device, self.dtype, self.enabled, cache_enabled=False)
 
 
-@dataclass(frozen=True)
 class _Randomness:
-    """The random generators before a block with active dropout, to draw the same masks again."""
+    """The random generators that dropout draws from, so that it draws the same masks again."""
 
-    cpu: Tensor | None = None
-    devices: tuple[int, ...] = ()
-    states: tuple[Tensor, ...] = ()
+    def __init__(self, device: torch.device) -> None:
+        self.used = False
+        self._cuda = [device] if device.type == "cuda" else []
 
-    @classmethod
-    def before(cls, block: nn.Module) -> "_Randomness":
+    def before(self, block: nn.Module) -> tuple[Tensor, ...] | None:
+        """The states of the generators if the block is about to draw from them, else None."""
         if not any(m.training and m.p > 0 for m in block.modules() if isinstance(m, nn.Dropout)):
-            return cls()
-        devices, states = get_device_states(*block.parameters())
-        return cls(torch.get_rng_state(), tuple(devices), tuple(states))
+            return None
+        self.used = True
+        return (torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda))
 
-    @contextlib.contextmanager
-    def replayed(self) -> Iterator[None]:
-        if self.cpu is None:
-            yield
-            return
-        with torch.random.fork_rng(self.devices):
-            torch.set_rng_state(self.cpu)
-            set_device_states(self.devices, self.states)
-            yield
+    def replay(self, states: tuple[Tensor, ...] | None) -> None:
+        """Sets the generators to what :meth:`before` has returned."""
+        if states is not None:
+            torch.set_rng_state(states[0])
+            for device, state in zip(self._cuda, states[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+
+    def restored(self) -> contextlib.AbstractContextManager[None]:
+        """Leaves the generators as they were found, whatever is replayed inside."""
+        return torch.random.fork_rng(self._cuda) if self.used else contextlib.nullcontext()
