@@ -27,9 +27,9 @@ help: ## list the targets
 
 book: repro html ## run what has changed in the pipeline, then build the book
 
-repro: $(INSTALLED) ## only run what has changed in the pipeline
+repro: $(INSTALLED) ## only run what has changed in the pipeline; EXPERIMENT=... names another one
 	$(IN_VENV) python -m pipeline.params
-	$(IN_VENV) dvc repro
+	$(IN_VENV) python -m pipeline.repro $(EXPERIMENT)
 	$(IN_VENV) python -m pipeline.readme
 
 # Sphinx reads changed pages only, and so would not repeat the warnings of a page that it has read:

@@ -15,6 +15,7 @@ __all__ = [
     "load_training_state",
     "load_weights",
     "read_tensors",
+    "round_weights",
     "save_training_state",
     "save_weights",
     "write_tensors",
@@ -72,10 +73,32 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def save_weights(
-    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any]
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a model's parameters and buffers; see :func:`write_tensors`."""
-    write_tensors(path, model.state_dict(), metadata)
+    """Writes a model's parameters in ``dtype``, its buffers as they are; see :func:`write_tensors`.
+
+    Parameters that ``dtype`` cannot hold are rounded: see :func:`round_weights`.
+    """
+    parameters = {name: p.to(dtype) for name, p in model.named_parameters()}
+    write_tensors(path, {**model.state_dict(), **parameters}, metadata)
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds parameters to what a file of ``dtype`` can hold, so that what is measured is stored.
+
+    Raises:
+        ValueError: if a parameter is too large for ``dtype``; nothing is rounded then.
+    """
+    rounded = {name: p.to(dtype).to(p.dtype) for name, p in model.named_parameters()}
+    for name, value in rounded.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds values that {dtype} cannot: store float32 instead")
+    for name, p in model.named_parameters():
+        p.copy_(rounded[name])
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -126,6 +149,7 @@ def save_training_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     metadata: Mapping[str, Any],
+    average: nn.Module | None = None,
 ) -> None:
     """Writes the model and the optimizer's momentum, all that an interrupted run needs.
 
@@ -134,17 +158,23 @@ def save_training_state(
         model: the network in training.
         optimizer: SGD over ``model.parameters()``, in that order.
         metadata: where the run stands, see :func:`irevnet.training.train`.
+        average: the moving average of the weights, where one is kept.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     write_tensors(path, tensors, metadata)
 
 
 def load_training_state(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Restores what :func:`save_training_state` wrote, and returns its metadata.
 
@@ -153,12 +183,14 @@ def load_training_state(
         ValueError: if the file is damaged or holds the state of another network.
     """
     tensors, metadata = read_tensors(path)
-    state = {
-        name.removeprefix("model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("model.")
-    }
-    load_weights(model, state, str(path))
+    for module, prefix in ((model, "model."), (average, "average.")):
+        if module is not None:
+            state = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            load_weights(module, state, str(path))
     for name, parameter in model.named_parameters():
         momentum = tensors.get(f"momentum.{name}")
         if momentum is not None:

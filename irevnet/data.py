@@ -6,6 +6,7 @@ a :class:`~torch.utils.data.DataLoader`. (torchvision takes seconds to import, s
 imported where it is used: the digits need none of it.)
 """
 
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,6 +82,10 @@ class TensorImages:
         """Returns the same set on ``device``."""
         return TensorImages(self.images.to(device), self.labels.to(device))
 
+    def subset(self, count: int) -> "TensorImages":
+        """The first ``count`` images as a set of their own; all where there are fewer."""
+        return TensorImages(self.images[:count], self.labels[:count])
+
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """The first images ``(count, C, H, W)``, float32 in [0, 1], and their labels."""
         return self.images[:count].float() / 255, self.labels[:count]
@@ -148,10 +153,15 @@ class FolderImages:
         """Returns itself: files stay where they are, batches are moved by who uses them."""
         return self
 
+    def subset(self, count: int) -> "FolderImages":
+        """``count`` images spread over the classes, or all if there are fewer, as a set."""
+        fewer = copy.copy(self)
+        fewer.indices = self.indices[:: max(1, len(self) // count)][:count]
+        return fewer
+
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """``count`` images spread over the classes, ``(count, 3, size, size)``, and labels."""
-        step = max(1, len(self) // count)
-        chosen = self.indices[::step][:count]
+        chosen = self.subset(count).indices
         images, labels = zip(*(self._evaluation[i] for i in chosen), strict=True)
         return torch.stack(images), torch.tensor(labels)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from irevnet.checkpoint import load_training_state, read_tensors, save_training_state
 from irevnet.checks import check_interval, check_positive
@@ -47,6 +48,8 @@ class TrainingConfig:
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"`` (autocast).
         channels_last: whether activations are laid out with channels last.
         compile: whether to compile the network.
+        averaging: decay per step of the moving average of the weights that training ends with
+            (Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046); 0 for the last weights.
         checkpoint_epochs: epochs between checkpoints.
 
     Raises:
@@ -69,6 +72,7 @@ class TrainingConfig:
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
+    averaging: float = 0.0
     checkpoint_epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class TrainingConfig:
             "weight_decay": "[0, inf)",
             "label_smoothing": "[0, 1)",
             "gradient_clip": "[0, inf)",
+            "averaging": "[0, 1)",
         }.items():
             check_interval(name, getattr(self, name), interval)
         for name, allowed in {
@@ -132,6 +137,7 @@ def evaluate(
     *,
     batch_size: int = 256,
     precision: str = "float32",
+    flips: bool = False,
 ) -> Evaluation:
     """Classifies every image of a set, in evaluation mode; the mode is restored.
 
@@ -140,6 +146,7 @@ def evaluate(
         images: the set.
         batch_size: images at a time.
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
+        flips: whether the logits of an image and of its mirror image are averaged.
 
     Raises:
         ValueError: if ``batch_size`` or ``precision`` is none of these.
@@ -155,7 +162,10 @@ def evaluate(
     correct = loss = torch.zeros((), dtype=torch.float64, device=device)
     with torch.no_grad(), _autocast(device, precision):
         for x, labels in images.batches(batch_size):
-            logits = model(x.to(device)).float()
+            x = x.to(device)
+            logits = model(x).float()
+            if flips:
+                logits = (logits + model(x.flip(3)).float()) / 2
             targets = labels.to(device)
             correct = correct + (logits.argmax(dim=1) == targets).sum()
             loss = loss + functional.cross_entropy(logits, targets, reduction="sum")
@@ -172,6 +182,7 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
+    ready: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Trains ``model`` in place on ``data.train``.
 
@@ -188,10 +199,13 @@ def train(
         checkpoint: a file to save the state in as training goes on. If it is there already and
             belongs to the same run, training goes on from it; it is removed at the end.
         report: called with one line an epoch.
+        ready: called once, when network and data are on the device and the network is compiled:
+            what comes after it is training.
 
     Returns:
         A row per epoch with ``epoch``, ``learning_rate`` (of its last step), ``train_loss``,
-        ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``.
+        ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``
+        (of the averaged weights, where there are some; NaN without validation images).
 
     Raises:
         ValueError: if ``config.batch_size`` exceeds the number of training images, or if the
@@ -216,22 +230,28 @@ def train(
     )
     steps_per_epoch = len(data.train) // config.batch_size
     scheduler = _scheduler(optimizer, config, steps_per_epoch)
-    step_model = torch.compile(model) if config.compile else model
+    average = _moving_average(model, config.averaging)
     run = _fingerprint(model, data, config, seed)
     history: list[dict[str, Any]] = []
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.exists():
-        history = _resume(checkpoint, run, model, optimizer, scheduler, steps_per_epoch)
+        history = _resume(checkpoint, run, model, average, optimizer, scheduler, steps_per_epoch)
         report(f"resumed after epoch {len(history)} from {checkpoint.name}")
+    step_model = model
+    if config.compile:
+        step_model = torch.compile(model)
+        _warm_up(step_model, data, config, device)
+    ready()
 
     for epoch in range(len(history), config.epochs):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # An epoch's randomness depends on its number alone, so that a run can go on anywhere.
             torch.manual_seed(seed * 1_000_003 + epoch)
             row = _train_epoch(
-                step_model, data, config, optimizer, scheduler, device, epoch, checkpoint
+                step_model, average, data, config, optimizer, scheduler, device, epoch, checkpoint
             )
-        validation = evaluate(model, data.validation, precision=config.precision)
+        best = model if average is None else average.module
+        validation = evaluate(best, data.validation, precision=config.precision)
         row |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
         history.append(row)
         report(_progress(row, config.epochs))
@@ -245,14 +265,54 @@ def train(
                     "history": history,
                     "next_learning_rate": scheduler.get_last_lr()[0],
                 },
+                average,
             )
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return history
 
 
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    if decay == 0:
+        return None
+    # With batch norm's statistics, which would not be those of the averaged weights otherwise.
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _warm_up(
+    model: nn.Module, data: ImageData, config: TrainingConfig, device: torch.device
+) -> None:
+    """Has a network compiled by a step that leaves no trace in it."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batches = data.train.training_batches(
+            config.batch_size,
+            Augmentation(config.padding, config.flip),
+            torch.Generator().manual_seed(0),
+        )
+        x, labels = next(batches)
+        _loss(model, x.to(device), labels.to(device), config, device)[0].backward()
+    model.zero_grad(set_to_none=True)
+    model.load_state_dict(state)
+
+
+def _loss(
+    model: nn.Module, x: Tensor, labels: Tensor, config: TrainingConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of a batch, and its logits."""
+    if config.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with _autocast(device, config.precision):
+        logits = model(x)
+    loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+    return loss, logits.detach()
+
+
 def _train_epoch(
     model: nn.Module,
+    average: AveragedModel | None,
     data: ImageData,
     config: TrainingConfig,
     optimizer: torch.optim.Optimizer,
@@ -263,47 +323,53 @@ def _train_epoch(
 ) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
     augmentation = Augmentation(config.padding, config.flip)
-    total_loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    learning_rate = math.nan
-    steps = 0
+    losses: list[Tensor] = []
+    learning_rates: list[float] = []
     for x, labels in data.train.training_batches(config.batch_size, augmentation, generator):
         x, labels = x.to(device), labels.to(device)
-        if config.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with _autocast(device, config.precision):
-            logits = model(x)
-        loss = functional.cross_entropy(
-            logits.float(), labels, label_smoothing=config.label_smoothing
-        )
-        learning_rate = scheduler.get_last_lr()[0]
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"loss is {loss.item()} in epoch {epoch + 1}, step {steps + 1} of it, at learning "
-                f"rate {learning_rate:.3g}; last good checkpoint: {_last_good(checkpoint)}"
-            )
+        loss, logits = _loss(model, x, labels, config, device)
+        losses.append(loss.detach())
+        learning_rates.append(scheduler.get_last_lr()[0])
+        # A GPU would have to be waited for: its losses are looked at when the epoch is over.
+        if device.type == "cpu":
+            _check_finite(losses, learning_rates, epoch, checkpoint)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.gradient_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
         scheduler.step()
-        total_loss += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(dim=1) == labels).sum()
-        steps += 1
+        if average is not None:
+            average.update_parameters(model)
+        correct += (logits.argmax(dim=1) == labels).sum()
+    _check_finite(losses, learning_rates, epoch, checkpoint)
     # The last update of an epoch may be the one that fails: it must not reach the checkpoint.
     if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
         raise NonFiniteLossError(
-            f"weights are not finite after epoch {epoch + 1}, step {steps} of it, at learning "
-            f"rate {learning_rate:.3g}; last good checkpoint: {_last_good(checkpoint)}"
+            f"weights are not finite after epoch {epoch + 1}, step {len(losses)} of it, at "
+            f"learning rate {learning_rates[-1]:.3g}; last good checkpoint: "
+            f"{_last_good(checkpoint)}"
         )
-    seen = steps * config.batch_size
     return {
         "epoch": epoch + 1,
-        "learning_rate": learning_rate,
-        "train_loss": total_loss.item() / seen,
-        "train_accuracy": correct.item() / seen,
+        "learning_rate": learning_rates[-1],
+        "train_loss": torch.stack(losses).double().mean().item(),
+        "train_accuracy": correct.item() / (len(losses) * config.batch_size),
     }
+
+
+def _check_finite(
+    losses: list[Tensor], learning_rates: list[float], epoch: int, checkpoint: Path | None
+) -> None:
+    """Raises if the last loss is not finite; names the first one that was not."""
+    if math.isfinite(losses[-1].item()):
+        return
+    step = int(torch.stack(losses).isfinite().long().argmin())
+    raise NonFiniteLossError(
+        f"loss is {losses[step].item()} in epoch {epoch + 1}, step {step + 1} of it, at learning "
+        f"rate {learning_rates[step]:.3g}; last good checkpoint: {_last_good(checkpoint)}"
+    )
 
 
 def _last_good(checkpoint: Path | None) -> str:
@@ -333,6 +399,7 @@ def _resume(
     path: Path,
     run: str,
     model: nn.Module,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     scheduler: lr_scheduler.LRScheduler,
     steps_per_epoch: int,
@@ -343,7 +410,7 @@ def _resume(
             f"{path} is the checkpoint of a run with other settings, another seed, network or "
             "data set; remove it, or name another file"
         )
-    metadata = load_training_state(path, model, optimizer)
+    metadata = load_training_state(path, model, optimizer, average)
     history = metadata["history"]
     for group in optimizer.param_groups:
         group["lr"] = metadata["next_learning_rate"]

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import json
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.params import ROOT, load_params
 
 __all__ = [
     "Results",
+    "Stopwatch",
     "checkpoint_path",
     "device",
     "load_experiment_data",
@@ -31,6 +33,7 @@ __all__ = [
     "new_model",
     "trained_model",
     "training_metrics",
+    "weights_dtype",
     "weights_metadata",
 ]
 
@@ -66,6 +69,11 @@ def checkpoint_path(experiment: str, family: str, seed: int, training: dict[str,
     return ROOT / "checkpoints" / experiment / f"{family}-{seed}-{recipe}.safetensors"
 
 
+def weights_dtype(experiment: str, family: str) -> torch.dtype:
+    """The type in which a family's weights are stored."""
+    return getattr(torch, load_params().sections[experiment].models[family].weights)
+
+
 def weights_metadata(
     experiment: str, family: str, seed: int, metrics: dict[str, float]
 ) -> dict[str, Any]:
@@ -81,6 +89,28 @@ def weights_metadata(
     }
 
 
+class Stopwatch:
+    """How long set-up and training take; on a GPU what it has been given to do counts, too."""
+
+    def __init__(self) -> None:
+        self._started = self._now()
+        self._ready = self._started
+
+    def ready(self) -> None:
+        """Set-up is over: data and network are on the device, the network is compiled."""
+        self._ready = self._now()
+
+    def seconds(self) -> dict[str, float]:
+        """``set_up`` and ``training`` until now."""
+        return {"set_up": self._ready - self._started, "training": self._now() - self._ready}
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
 def training_metrics(experiment: str) -> list[dict[str, Any]]:
     """The metrics of every training run of an experiment: a row per family and seed.
 
@@ -90,7 +120,7 @@ def training_metrics(experiment: str) -> list[dict[str, Any]]:
     params = load_params()
     rows = []
     for family in params.families:
-        for seed in params.seeds:
+        for seed in params.sections[experiment].seeds:
             path = ROOT / "results" / experiment / "train" / f"{family}-{seed}" / "metrics.json"
             rows.append({"family": family, "seed": seed} | json.loads(path.read_text()))
     return rows

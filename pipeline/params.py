@@ -48,10 +48,11 @@ class Data(_Section):
 
 
 class Model(_Section):
-    """Which network of the zoo, and what to change about it."""
+    """Which network of the zoo, what to change about it, and how its weights are published."""
 
     name: str
     overrides: dict[str, Any] = {}
+    weights: Literal["float32", "float16"] = "float32"
 
 
 class Training(_Section):
@@ -77,6 +78,7 @@ class Training(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     compile: bool = False
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     checkpoint_epochs: PositiveInt = 1
 
 
@@ -100,6 +102,7 @@ class Jacobian(_Section):
 
     images: PositiveInt
     energy: Share
+    precision: Literal["float32", "float64"] = "float64"
 
 
 class Interpolation(_Section):
@@ -140,6 +143,7 @@ class Precision(_Section):
 
     images: PositiveInt
     epochs: PositiveInt
+    training_images: PositiveInt
 
 
 class Rule(_Section):
@@ -164,6 +168,7 @@ class Rule(_Section):
 class Experiment(_Section):
     """One experiment: its data, networks, training and the parameters of every question."""
 
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     threads: PositiveInt
     data: Data
     models: dict[Family, Model]
@@ -196,6 +201,11 @@ class Params(BaseModel):
                 raise ValueError(
                     f"experiments names {name!r}, of which there is no section; "
                     f"there are {sorted(self.sections)}"
+                )
+            if self.sections[name].seeds != self.seeds:
+                raise ValueError(
+                    f"seeds must be those of the experiments to run: {name}.seeds is "
+                    f"{self.sections[name].seeds}, got {self.seeds}"
                 )
             missing = sorted(set(self.families) - set(self.sections[name].models))
             if missing:

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.params import ROOT
 
 __all__ = ["write_provenance"]
@@ -16,11 +18,15 @@ __all__ = ["write_provenance"]
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 # What a result is made from; results themselves change while the pipeline runs.
-_SOURCES = ("irevnet", "notebooks", "pipeline", "params.yaml")
+_SOURCES = ("irevnet", "notebooks", "pipeline")
 
 
 def write_provenance(
-    path: Path, parameters: dict[str, Any], started: datetime, seconds: float
+    path: Path,
+    parameters: dict[str, Any],
+    started: datetime,
+    seconds: float,
+    timing: dict[str, float],
 ) -> None:
     """Writes ``provenance.json`` beside a result.
 
@@ -29,14 +35,17 @@ def write_provenance(
         parameters: what the notebook was given.
         started: when the run began, in UTC.
         seconds: how long it took.
+        timing: seconds of parts of it by name, where the notebook has measured them.
     """
     record = {
         "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES)),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES))
+        or _experiment_changed(parameters["experiment"]),
         "parameters": parameters,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
+        **({"timing": {name: round(value, 2) for name, value in timing.items()}} if timing else {}),
         "processor": _processor(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -46,6 +55,18 @@ def write_provenance(
         },
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _experiment_changed(experiment: str) -> bool:
+    """Whether an experiment's section of ``params.yaml`` differs from the commit's.
+
+    The rest of the file says which experiments are to run, which changes no result.
+    """
+    committed = _git("show", "HEAD:params.yaml")
+    if committed is None:
+        return False
+    current = (ROOT / "params.yaml").read_text()
+    return yaml.safe_load(committed).get(experiment) != yaml.safe_load(current).get(experiment)
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,7 +1,8 @@
 """Copies the weights of each family's best run to where ``create_model`` finds them.
 
 ``python -m pipeline.publish --experiment digits``. The best run is the one with the highest
-accuracy on the validation images, of several the first: test images choose nothing.
+accuracy on the validation images, of several the first; without validation images it is the
+first run: test images choose nothing.
 """
 
 import argparse
@@ -20,18 +21,19 @@ def publish(experiment: str) -> None:
         FileNotFoundError: if a run that ``params.yaml`` names is not there.
     """
     params = load_params()
+    section = params.sections[experiment]
     runs = ROOT / "results" / experiment / "train"
     target = ROOT / "results" / experiment / "weights"
     chosen = {}
     for family in params.families:
         accuracies = {
-            seed: json.loads((runs / f"{family}-{seed}" / "metrics.json").read_text())[
-                "validation_accuracy"
-            ]
-            for seed in params.seeds
+            seed: json.loads((runs / f"{family}-{seed}" / "metrics.json").read_text()).get(
+                "validation_accuracy", 0.0
+            )
+            for seed in section.seeds
         }
-        best = max(params.seeds, key=lambda seed: accuracies[seed])
-        name = params.sections[experiment].models[family].name
+        best = max(section.seeds, key=lambda seed: accuracies[seed])
+        name = section.models[family].name
         chosen[target / f"{name}.safetensors"] = runs / f"{family}-{best}" / "weights.safetensors"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -7,6 +7,7 @@ the same bytes but for ``provenance.json``, where everything stands that differs
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -57,8 +58,12 @@ def notebook_parameters(
         raise ParamsError(f"--experiment must be one of {sorted(sections)}, got {experiment!r}")
     section = sections[experiment]
     if question == "train":
-        training = section.training.model_dump(exclude_unset=True)
-        return {"experiment": experiment, "family": family, "seed": seed, "training": training}
+        return {
+            "experiment": experiment,
+            "family": family,
+            "seed": seed,
+            "training": section.training.model_dump(exclude_unset=True),
+        }
     own = getattr(section, question).model_dump() if question not in ("data", "claims") else {}
     return {"experiment": experiment, **own}
 
@@ -108,8 +113,18 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
     nbformat.write(notebook, output / f"{question}.ipynb")
     unfinished.unlink()
     write_provenance(
-        output / "provenance.json", parameters, started, seconds=time.monotonic() - clock
+        output / "provenance.json", parameters, started, time.monotonic() - clock, _timing(output)
     )
+
+
+def _timing(output: Path) -> dict[str, float]:
+    """The times that a notebook has taken itself: they differ, so provenance is their place."""
+    path = output / "timing.json"
+    if not path.is_file():
+        return {}
+    timing = json.loads(path.read_text())
+    path.unlink()
+    return timing
 
 
 def make_deterministic(notebook: nbformat.NotebookNode) -> None:

@@ -33,7 +33,7 @@ def test_train_is_given_only_what_params_yaml_sets():
 
 
 def test_an_unknown_experiment_is_named():
-    with pytest.raises(ParamsError, match=r"--experiment must be one of \['digits'.*got 'mnist'"):
+    with pytest.raises(ParamsError, match=r"--experiment must be one of \['cifar10'.*got 'mnist'"):
         notebook_parameters("inversion", "mnist")
 
 
