@@ -15,6 +15,7 @@ from irevnet.checkpoint import (
     load_training_state,
     load_weights,
     read_tensors,
+    round_weights,
     save_training_state,
     save_weights,
     write_tensors,
@@ -232,6 +233,33 @@ class TestWeights:
         with pytest.raises(ValueError, match=r"6 of another shape \(0.bias: \(5,\) instead of "):
             load_weights(model, network(5).state_dict(), "somewhere")
         assert_unchanged(model, before)
+
+    def test_what_is_stored_in_half_precision_is_what_the_rounded_network_computes(self, tmp_path):
+        torch.manual_seed(0)
+        model = irevnet.create_model("irevnet_digits").eval()
+        x = torch.rand(4, 1, 8, 8)
+        exact = model(x)
+        round_weights(model, torch.float16)
+        rounded = model(x)
+        assert not torch.equal(rounded, exact)
+        torch.testing.assert_close(rounded, exact, atol=1e-2, rtol=1e-2)
+        path = tmp_path / "half.safetensors"
+        save_weights(model, path, METADATA, torch.float16)
+        tensors, _ = read_tensors(path)
+        assert tensors["classifier.linear.weight"].dtype == torch.float16
+        assert tensors["classifier.norm.running_var"].dtype == torch.float32
+        other = irevnet.create_model("irevnet_digits").eval()
+        load_weights(other, tensors, str(path))
+        assert torch.equal(other(x), rounded)
+
+    def test_what_half_precision_cannot_hold_is_refused_and_nothing_is_rounded(self):
+        model = irevnet.create_model("irevnet_digits")
+        with torch.no_grad():
+            model.classifier.linear.bias[3] = 1e6
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match=r"classifier\.linear\.bias holds values .*float16"):
+            round_weights(model, torch.float16)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     def test_precision_may_differ(self):
         model, other = network(), network().double()

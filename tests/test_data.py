@@ -118,6 +118,12 @@ class TestTensorImages:
         assert labels.tolist() == [100, 101, 102]
         assert len(images.first(100)[0]) == len(images) == 11
 
+    def test_a_subset_is_the_first_images_and_at_most_all(self, images):
+        few = images.subset(3)
+        assert torch.equal(few.images, images.images[:3])
+        assert torch.equal(few.labels, images.labels[:3])
+        assert len(images.subset(10_000)) == len(images)
+
     def test_training_batches_hold_every_image_at_most_once_and_its_own_label(self, images):
         batches = list(images.training_batches(4, Augmentation(), torch.Generator().manual_seed(0)))
         assert [x.shape for x, _ in batches] == [(4, 3, 4, 5)] * 2
@@ -347,6 +353,16 @@ class TestImageFolders:
         x, labels = load_image_folders(root, size=16, workers=0).train.first(4)
         assert x.shape == (4, 3, 16, 16)
         assert labels.tolist() == [0, 0, 1, 2]
+
+    def test_a_subset_leaves_the_set_as_it_was(self, root):
+        images = load_image_folders(root, size=8, workers=0).train
+        count = len(images)
+        few = images.subset(3)
+        assert len(few) == 3
+        assert len(images) == count
+        _, labels = few.first(3)
+        assert labels.tolist() == [0, 0, 1]
+        assert len(images.subset(1000)) == count
 
     def test_training_batches_are_shuffled_and_complete(self, root):
         folders = load_image_folders(root, size=16, workers=0)

@@ -82,6 +82,7 @@ class TestConfig:
             ("weight_decay", (-1e-4, math.nan, "5e-4", True), "a number in [0, inf)"),
             ("label_smoothing", (-0.1, 1), "a number in [0, 1)"),
             ("gradient_clip", (-1, None), "a number in [0, inf)"),
+            ("averaging", (-0.1, 1, "0.99"), "a number in [0, 1)"),
             ("padding", (-1, 1.0, None), "0 or a positive integer"),
             (
                 "milestones",
@@ -228,6 +229,7 @@ class TestTraining:
             {"padding": 1, "flip": True, "label_smoothing": 0.1},
             {"precision": "bfloat16"},
             {"channels_last": True, "gradient_clip": 1.0},
+            {"averaging": 0.9},
         ],
         ids=lambda settings: next(iter(settings)),
     )
@@ -297,6 +299,33 @@ class TestTraining:
         history = train(model, digits, config(epochs=1), report=silent)
         assert math.isfinite(history[0]["train_loss"])
 
+    def test_averaging_ends_with_the_moving_average_of_the_weights(self, digits):
+        """Against the average taken by hand, from the weights before every step and at the end."""
+        plain, seen = network(), []
+
+        def note(module, _arguments):
+            if module.training:
+                seen.append(module.classifier.linear.weight.detach().clone())
+
+        plain.register_forward_pre_hook(note)
+        train(plain, digits, config(), report=silent)
+        after_every_step = [*seen[1:], plain.classifier.linear.weight.detach()]
+        expected = after_every_step[0]
+        for weight in after_every_step[1:]:
+            expected = 0.8 * expected + 0.2 * weight
+        averaged = network()
+        history = train(averaged, digits, config(averaging=0.8), report=silent)
+        torch.testing.assert_close(averaged.classifier.linear.weight.detach(), expected)
+        assert evaluate(averaged, digits.validation).loss == history[-1]["validation_loss"]
+
+    def test_ready_is_called_once_before_the_first_step(self, digits):
+        calls = []
+        model = network()
+        model.register_forward_pre_hook(lambda module, arguments: calls.append("step"))
+        train(model, digits, config(epochs=1), report=silent, ready=lambda: calls.append("ready"))
+        assert calls.index("ready") == 0
+        assert calls.count("ready") == 1
+
     def test_batches_larger_than_the_data_are_refused(self, digits):
         message = "batch_size must be at most the number of training images, 132, got 133"
         with pytest.raises(ValueError, match=message):
@@ -334,6 +363,17 @@ class TestResuming:
         assert_same_bits(model, expected)
         assert history == expected_history
         assert os.listdir(path.parent) == []
+
+    def test_the_average_of_an_interrupted_run_goes_on_too(self, digits, tmp_path):
+        settings = config(epochs=3, averaging=0.9)
+        expected = network()
+        expected_history = train(expected, digits, settings, report=silent)
+        path = tmp_path / "checkpoint"
+        with pytest.raises(Interrupted):
+            train(network(), digits, settings, checkpoint=path, report=interrupt_after(2))
+        model = network(seed=1)
+        assert train(model, digits, settings, checkpoint=path, report=silent) == expected_history
+        assert_same_bits(model, expected)
 
     def test_twice_interrupted_without_validation_images(self, digits, tmp_path):
         empty = TensorImages(digits.train.images[:0], digits.train.labels[:0])
@@ -498,6 +538,18 @@ class TestEvaluate:
             assert found.n == 540
             assert found.accuracy == right / 540
             assert found.loss == pytest.approx(loss, rel=1e-5)
+
+    def test_flips_average_the_logits_of_an_image_and_its_mirror_image(self, digits):
+        model = network().eval()
+        x, labels = digits.validation.first(20)
+        with torch.no_grad():
+            logits = (model(x) + model(x.flip(3))) / 2
+        found = evaluate(model, digits.validation, flips=True)
+        assert found.accuracy == (logits.argmax(1) == labels).sum().item() / 20
+        expected = nn.functional.cross_entropy(logits, labels).item()
+        assert found.loss == pytest.approx(expected, rel=1e-6)
+        mirrored = TensorImages(digits.validation.images.flip(3), digits.validation.labels)
+        assert evaluate(model, mirrored, flips=True).loss == pytest.approx(found.loss, rel=1e-6)
 
     def test_an_empty_set_has_no_accuracy(self, digits):
         empty = TensorImages(digits.test.images[:0], digits.test.labels[:0])

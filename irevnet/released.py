@@ -1,0 +1,241 @@
+"""Networks of the authors' released code of 2018, converted to those of this package.
+
+That code, https://github.com/jhjacobsen/pytorch-i-revnet, is the same network with the channels of
+its states in another order: its space-to-depth puts the offset in a block of pixels before the
+channel, :class:`~irevnet.layers.SpaceToDepth` after it. Inside the network that is a permutation
+within each half, and permuted weights make up for it. At the entry it also decides which pixels
+go into which half, so that a converted network keeps the entry of the released code.
+"""
+
+import math
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from irevnet.checkpoint import load_weights
+from irevnet.layers import SpaceToDepth
+from irevnet.model import IRevNet
+from irevnet.zoo import create_model
+
+__all__ = ["ReleasedEntry", "convert_released", "representation_permutation"]
+
+_NAMES = ["irevnet_b", "irevnet_cifar"]
+
+
+def convert_released(
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    name: str = "irevnet_cifar",
+    **overrides: Any,  # noqa: ANN401
+) -> IRevNet:
+    """Builds the network of a checkpoint of the released code.
+
+    Logits are those of the released network, and representations are, up to
+    :func:`representation_permutation`. Images go in as its training scripts normalise them: minus
+    the mean and over the standard deviation of each colour.
+
+    Args:
+        checkpoint: a file that ``torch.save`` wrote, or what is in it: a state dict of the
+            released network, alone or in a dict under ``"state_dict"``, with or without the
+            prefix ``module.`` of ``DataParallel``. ``num_batches_tracked``, which early PyTorch did
+            not count, may be missing.
+        name: ``"irevnet_cifar"`` or ``"irevnet_b"``.
+        **overrides: arguments of :class:`~irevnet.model.IRevNet` in place of those of the zoo, as
+            for :func:`~irevnet.zoo.create_model`. ``num_classes`` and ``kernel_sizes`` are by
+            default those of the checkpoint; the released (b) has three 3x3 convolutions in F, the
+            paper's, which the zoo has, one.
+
+    Returns:
+        The network, on the CPU, float32, in evaluation mode. Where ``entry_factor`` is greater
+        than 1 its entry is a :class:`ReleasedEntry`, and a network of :func:`create_model
+        <irevnet.zoo.create_model>` refuses its weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the name or an override is unknown, if the file is damaged, truncated, not
+            a checkpoint or has code in its pickle, which is never run, or if the weights are those
+            of another network.
+    """
+    if name not in _NAMES:
+        raise ValueError(f"name must be one of {_NAMES}, got {name!r}")
+    if isinstance(checkpoint, Mapping):
+        source = "the checkpoint"
+        tensors = _state_dict(checkpoint, source)
+    else:
+        source = str(checkpoint)
+        tensors = _state_dict(_read(Path(checkpoint)), source)
+    model = create_model(name, **{**_architecture(tensors), **overrides})
+    layers = ReleasedIRevNet(model)
+    untracked = {
+        key: tensor
+        for key, tensor in layers.state_dict().items()
+        if key.endswith(".num_batches_tracked")
+    }
+    load_weights(layers, {**untracked, **tensors}, source)
+    _permute_weights(model)
+    if model.entry.factor > 1:
+        model.entry = ReleasedEntry(model.entry.factor, model.in_channels)
+    return model.eval()
+
+
+def representation_permutation(model: IRevNet) -> Tensor:
+    """Where the released network has each channel of a representation.
+
+    With ``theirs`` the representation of an image in the released network, that of the converted
+    one is ``model.encode(x) == theirs[:, representation_permutation(model)]``.
+
+    Args:
+        model: as :func:`convert_released` returns.
+
+    Returns:
+        A permutation of the channels, int64, ``(2 * half_channels[-1],)``.
+
+    Raises:
+        ValueError: if the entry is not that of the released code: other pixels are in a half then,
+            and the representations are different functions of the image.
+    """
+    if model.entry.factor > 1 and not isinstance(model.entry, ReleasedEntry):
+        raise ValueError(
+            f"model must be a network that convert_released returned, got one whose entry is "
+            f"{model.entry}"
+        )
+    half = _half_permutations(model)[-1]
+    return torch.cat([half, half + len(half)])
+
+
+class ReleasedEntry(SpaceToDepth):
+    """Space-to-depth whose channels are in the order of the released code.
+
+    Output channel ``(i * factor + j) * channels + c`` holds the pixels of input channel ``c`` at
+    row ``i`` and column ``j`` of each block.
+
+    The order is a buffer, so that weights which need it do not load without it.
+
+    Args:
+        factor: side of a block in pixels.
+        channels: of an image.
+    """
+
+    def __init__(self, factor: int, channels: int) -> None:
+        super().__init__(factor)
+        order = torch.arange(channels * factor**2).view(channels, factor**2)
+        self.register_buffer("order", order.t().flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C * factor**2, H / factor, W / factor)``, any dtype."""
+        return super().forward(x)[:, self.order]
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """``(B, C * factor**2, H, W)`` to ``(B, C, H * factor, W * factor)``, any dtype."""
+        return super().inverse(y[:, self.order.argsort()])
+
+
+class ReleasedIRevNet(nn.Module):
+    """The layers of a network under the names that the released code gives them.
+
+    They are the network's own: what is loaded here is loaded there, and errors name the keys of
+    the checkpoint.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: IRevNet) -> None:
+        super().__init__()
+        self.stack = nn.ModuleList()
+        for block in model.blocks:
+            layers = [layer for layer in block.residual if not isinstance(layer, nn.Dropout)]
+            # The released code has a dropout layer before the last batch norm, whatever its rate.
+            layers.insert(-3, nn.Identity())
+            self.stack.append(nn.ModuleDict({"bottleneck_block": nn.Sequential(*layers)}))
+        self.bn1 = model.classifier.norm
+        self.linear = model.classifier.linear
+
+
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle may raise anything
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            if isinstance(error, pickle.UnpicklingError) and refused:
+                raise ValueError(
+                    f"{path} needs code to be run ({refused[1]}), which is refused: it is damaged "
+                    "or holds more than tensors, such as the whole models that the released "
+                    "CIFAR-10 script saves. If you trust the file, save the weights alone, in the "
+                    f"folder of the released code: torch.save(torch.load({str(path)!r}, "
+                    "weights_only=False)['model'].state_dict(), 'weights.pt')"
+                ) from error
+            raise ValueError(
+                f"{path} is damaged, truncated or not a checkpoint of PyTorch"
+            ) from error
+
+
+def _state_dict(found: object, source: str) -> dict[str, Tensor]:
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{source} must hold a state dict, got {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{source} must hold a state dict, tensors by name, alone or under 'state_dict'; "
+                f"got {type(value).__name__} under {name!r}"
+            )
+    prefix = "module." if all(name.startswith("module.") for name in found) else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes of the released code's tensors say about the network."""
+    kernels = (tensors.get(f"stack.0.bottleneck_block.{layer}.weight") for layer in (0, 3, 7))
+    sizes = tuple(kernel.shape[-1] for kernel in kernels if kernel is not None and kernel.ndim == 4)
+    # Any other sizes are for load_weights to refuse, which names the file.
+    found: dict[str, Any] = {"kernel_sizes": sizes if sizes == (1, 3, 1) else (3, 3, 3)}
+    linear = tensors.get("linear.weight")
+    if linear is not None and linear.ndim == 2 and len(linear) > 0:
+        found["num_classes"] = len(linear)
+    return found
+
+
+def _half_permutations(model: IRevNet) -> list[Tensor]:
+    """Where the released code has each channel of a half: before every block, and at the end.
+
+    The same for both halves, which pass through the same space-to-depth.
+    """
+    factors = [block.downsample.factor for block in model.blocks]
+    permutations = [torch.arange(model.channels // 2 // math.prod(factors) ** 2)]
+    for factor in factors:
+        half = permutations[-1]
+        # S here: channel c to c * factor**2 + offset; there: to offset * len(half) + c.
+        permutations.append((half[:, None] + len(half) * torch.arange(factor**2)).flatten())
+    return permutations
+
+
+@torch.no_grad()
+def _permute_weights(model: IRevNet) -> None:
+    """From the released code's order of channels to that of this package."""
+    permutations = _half_permutations(model)
+    for block, (before, after) in zip(model.blocks, pairwise(permutations), strict=True):
+        first, _, last = (layer for layer in block.residual if isinstance(layer, nn.Conv2d))
+        if isinstance(block.residual[0], nn.BatchNorm2d):
+            _permute_norm(block.residual[0], before)
+        first.weight.copy_(first.weight[:, before])
+        last.weight.copy_(last.weight[after])
+    half = permutations[-1]
+    merged = torch.cat([half, half + len(half)])
+    _permute_norm(model.classifier.norm, merged)
+    model.classifier.linear.weight.copy_(model.classifier.linear.weight[:, merged])
+
+
+def _permute_norm(norm: nn.BatchNorm2d, permutation: Tensor) -> None:
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        tensor.copy_(tensor[permutation])
