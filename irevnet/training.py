@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -284,7 +285,7 @@ def _moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
 def _warm_up(
     model: nn.Module, data: ImageData, config: TrainingConfig, device: torch.device
 ) -> None:
-    """Has a network compiled by a step that leaves no trace in it."""
+    """Has a network compiled by two steps that leave no trace in it."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batches = data.train.training_batches(
@@ -292,8 +293,9 @@ def _warm_up(
             Augmentation(config.padding, config.flip),
             torch.Generator().manual_seed(0),
         )
-        x, labels = next(batches)
-        _loss(model, x.to(device), labels.to(device), config, device)[0].backward()
+        # Two: what the first step leaves behind may have the second one compiled again.
+        for x, labels in itertools.islice(batches, 2):
+            _loss(model, x.to(device), labels.to(device), config, device)[0].backward()
     model.zero_grad(set_to_none=True)
     model.load_state_dict(state)
 
