@@ -39,7 +39,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     cases = [
         case
         for case in found.get("step_time", {}).get("cases", [])
-        if case["network"] == "irevnet_cifar" and case["dropout"]
+        if case["network"] == "irevnet_cifar" and case["dropout"] and "float32" in case["mode"]
     ]
     if cases:
         # The batch size at which depth was varied is the one that most cases have.

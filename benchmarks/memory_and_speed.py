@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import sections
+from benchmarks.memory import capacity
 from benchmarks.provenance import ROOT, describe_run
-from benchmarks.sections import SECTIONS, Settings
+from benchmarks.sections import SECTIONS
+from benchmarks.settings import Settings
 from benchmarks.targets import targets
 from benchmarks.variants import unavailable
 
@@ -143,7 +144,7 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
             begun = time.perf_counter()
             section = found[name] = {}
             if name == "capacity":
-                sections.capacity(settings, section, save, found.get("memory", {}).get("peak", {}))
+                capacity(settings, section, save, found.get("memory", {}).get("peak", {}))
             else:
                 SECTIONS[name](settings, section, save)
             record["section_seconds"][name] = round(time.perf_counter() - begun, 1)

@@ -15,6 +15,7 @@ from irevnet.data import TensorImages, load_cifar10, load_digits
 __all__ = [
     "Mode",
     "compile_residuals",
+    "forward_pass",
     "gradients",
     "images_for",
     "relative_difference",
@@ -92,6 +93,17 @@ def trainer(
         optimiser.zero_grad(set_to_none=True)
 
     return step, optimiser
+
+
+def forward_pass(model: nn.Module, images: Tensor, mode: Mode) -> Callable[[], None]:
+    """The forward pass of a step by itself, in training mode, without gradients."""
+    images = images.contiguous(memory_format=mode.memory_format)
+
+    def forward() -> None:
+        with torch.no_grad(), mode.autocast(images.device):
+            model(images)
+
+    return forward
 
 
 def compile_residuals(model: nn.Module) -> None:

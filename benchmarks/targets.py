@@ -86,9 +86,10 @@ def _worst(found: Found, dtype: str) -> float | None:
 
 
 def _released_step(found: Found, against: str) -> dict[str, float] | None:
-    wanted = ("irevnet_cifar", 0.1, 18, 32)
+    wanted = ("irevnet_cifar", 0.1, 18, 32, "float32, NCHW")
+    keys = ("network", "dropout", "blocks_per_stage", "batch_size", "mode")
     for case in found.get("step_time", {}).get("cases", []):
-        measured = (case["network"], case["dropout"], case["blocks_per_stage"], case["batch_size"])
+        measured = tuple(case[key] for key in keys)
         if measured == wanted:
             return case[against].get("reversible")
     return None

@@ -19,7 +19,8 @@ from benchmarks.measure import (
     ratios,
     resident_bytes,
 )
-from benchmarks.sections import SECTIONS, Settings
+from benchmarks.sections import SECTIONS
+from benchmarks.settings import Settings
 from benchmarks.steps import (
     Mode,
     gradients,
@@ -210,6 +211,7 @@ def test_targets_are_judged_by_what_was_measured():
         "dropout": 0.1,
         "blocks_per_stage": 18,
         "batch_size": 32,
+        "mode": "float32, NCHW",
         "over_stored": {"reversible": ratio},
         "over_checkpoint": {"reversible": ratio},
     }
@@ -244,6 +246,7 @@ def test_targets_are_judged_by_what_was_measured():
     assert answers["Throughput of inverse over encode, irevnet_b, float32, NCHW"] is False
     # What was measured at another size says nothing about the target.
     assert met({"step_time": {"cases": [case | {"batch_size": 8}]}}) == met({})
+    assert met({"step_time": {"cases": [case | {"mode": "bfloat16, NCHW"}]}}) == met({})
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +270,8 @@ def test_a_run_writes_everything_it_promises(folder, written):
     assert str(folder) not in json.dumps(written)
     for case in written["sections"]["step_time"]["cases"]:
         assert {len(rounds) for rounds in case["rounds"].values()} == {1}
+        assert set(case["over_stored"]) == {"checkpoint", "reversible", "fixed"}
+        assert case["forward_share"]["value"] > 0
     fits = written["sections"]["capacity"]["batch_size"]["fits"]
     assert fits["reversible"][0] > fits["stored"][0] > 0
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -1,0 +1,140 @@
+"""What training takes of memory, and what fits into it."""
+
+from itertools import product
+from typing import Any
+
+import torch
+
+from benchmarks.measure import fit_line, largest, peak_bytes, resident_bytes
+from benchmarks.settings import Save, Settings, built
+from benchmarks.steps import trainer
+from irevnet.analysis.memory import saved_bytes
+
+__all__ = ["capacity", "memory"]
+
+GIB = 2**30
+
+
+def memory(settings: Settings, found: dict[str, Any], save: Save) -> None:
+    """Saved bytes against depth; the peak of a whole step against depth and batch size."""
+    found["saved"] = {}
+    for name in settings.blocks:
+        counts = found["saved"][name] = {
+            "batch_size": settings.batch_size,
+            "blocks_per_stage": list(settings.byte_depths),
+            # memcnn keeps tensors where autograd cannot see them.
+            "bytes": {v: [] for v in settings.variants if v != "memcnn"},
+        }
+        for blocks, variant in product(settings.byte_depths, counts["bytes"]):
+            model = built(settings, variant, name, blocks)
+            images, _, _ = settings.batch(model, settings.batch_size)
+            counts["bytes"][variant].append(saved_bytes(lambda m=model, x=images: m(x), model))
+            save()
+        native = _saved_at(settings, name, settings.blocks[name])
+        counts["at_blocks_per_stage"] = settings.blocks[name]
+        counts["at_bytes"] = native
+    found["peak"] = {}
+    name = "irevnet_cifar"
+    for what, sizes in (("batch_size", settings.batches), ("blocks_per_stage", settings.depths)):
+        counts = found["peak"][what] = {
+            "network": name,
+            "sizes": list(sizes),
+            **(
+                {"blocks_per_stage": settings.blocks[name]}
+                if what == "batch_size"
+                else {"batch_size": settings.batch_size}
+            ),
+            "peak": {variant: [] for variant in settings.variants},
+            "resident": {variant: [] for variant in settings.variants},
+        }
+        for size, variant in product(sizes, settings.variants):
+            blocks = size if what == "blocks_per_stage" else settings.blocks[name]
+            batch_size = size if what == "batch_size" else settings.batch_size
+            peak, resident = _step_bytes(settings, variant, name, blocks, batch_size)
+            counts["peak"][variant].append(peak)
+            counts["resident"][variant].append(resident)
+            save()
+
+
+def capacity(settings: Settings, found: dict[str, Any], save: Save, peak: dict[str, Any]) -> None:
+    """The largest batch and the deepest network that fit into so much memory.
+
+    Between two steps there are parameters, buffers and the optimiser's momentum, within one the
+    peak on top of them. On the CPU both are straight lines through measured sizes, extrapolated;
+    on CUDA sizes are tried until memory runs out.
+
+    Args:
+        settings: sizes of the run.
+        found: to be filled.
+        save: called as it fills.
+        peak: what :func:`memory` has found of peaks.
+    """
+    found["budgets"] = list(settings.budgets)
+    found["how"] = (
+        "tried until memory ran out"
+        if settings.device.type == "cuda"
+        else "extrapolated from measured slopes"
+    )
+    for what, counts in peak.items():
+        rows = found[what] = {"lines": {}, "fits": {}}
+        for variant in settings.variants:
+            total = [
+                a + b
+                for a, b in zip(counts["peak"][variant], counts["resident"][variant], strict=True)
+            ]
+            line = fit_line(counts["sizes"], total)
+            rows["lines"][variant] = line.as_dict()
+            rows["fits"][variant] = [
+                _search(settings, what, variant, budget)
+                if settings.device.type == "cuda"
+                else line.largest_within(budget * GIB)
+                for budget in settings.budgets
+            ]
+            save()
+
+
+def _saved_at(settings: Settings, name: str, blocks: int) -> dict[str, int]:
+    counts = {}
+    for variant in settings.variants:
+        if variant != "memcnn":
+            model = built(settings, variant, name, blocks)
+            images, _, _ = settings.batch(model, settings.batch_size)
+            counts[variant] = saved_bytes(lambda m=model, x=images: m(x), model)
+    return counts
+
+
+def _step_bytes(
+    settings: Settings, variant: str, name: str, blocks: int, batch_size: int
+) -> tuple[int, int]:
+    """Peak of a training step above what is there before it, and what that is."""
+    model = built(settings, variant, name, blocks)
+    images, labels, _ = settings.batch(model, batch_size)
+    few, optimiser = trainer(model, images[:2], labels[:2])
+    few()  # makes the momentum
+    step, _ = trainer(model, images, labels, optimiser=optimiser)
+    return peak_bytes(step, settings.device), resident_bytes(model, optimiser)
+
+
+def _search(settings: Settings, what: str, variant: str, budget: int) -> int:
+    """The largest size of which a CUDA device that had so many GiB could make a step."""
+    name = "irevnet_cifar"
+    total = torch.cuda.get_device_properties(settings.device).total_memory
+    if budget * GIB > total:
+        return 0
+
+    def fits(size: int) -> bool:
+        blocks = size if what == "blocks_per_stage" else settings.blocks[name]
+        batch_size = size if what == "batch_size" else settings.batch_size
+        try:
+            _step_bytes(settings, variant, name, blocks, batch_size)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+        return True
+
+    torch.cuda.set_per_process_memory_fraction(budget * GIB / total, settings.device)
+    try:
+        return largest(fits, 512 if what == "blocks_per_stage" else 2**16)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, settings.device)

@@ -1,0 +1,204 @@
+"""Seconds of a training step, and images a second in training and through the inverse."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import torch
+
+import irevnet
+from benchmarks.gradients import trained_network
+from benchmarks.measure import estimate, interleave, ratios
+from benchmarks.settings import Save, Settings, built
+from benchmarks.steps import PLAIN, Mode, forward_pass, gradients, relative_difference, trainer
+
+__all__ = ["inverse_throughput", "step_time", "training_throughput"]
+
+Candidate = tuple[str, Mode]
+
+
+def step_time(settings: Settings, found: dict[str, Any], save: Save) -> None:
+    """Seconds of a training step of every variant, over depth, batch size, network and mode.
+
+    Beside them the forward pass alone, without gradients: recovering activations evaluates every F
+    once more, so that no reversible step can take less than one plus its share of a stored step.
+    """
+    released, bijective = settings.blocks
+    native = settings.blocks[released]
+    size = settings.batch_size
+    fast = Mode(bfloat16=True, channels_last=True)
+    cases = [
+        *((released, native, batch_size, {}, PLAIN) for batch_size in settings.batches),
+        (released, native, size, {"dropout": 0.0}, PLAIN),
+        (released, native, size, {}, fast),
+        *((bijective, settings.blocks[bijective], size, {}, mode) for mode in (PLAIN, fast)),
+        *((released, blocks, size, {}, PLAIN) for blocks in settings.depths),
+    ]
+    found["cases"] = []
+    for name, blocks, batch_size, more, mode in cases:
+        steps = {}
+        for variant in settings.variants:
+            model = built(settings, variant, name, blocks, **more)
+            images, labels, _ = settings.batch(model, batch_size)
+            steps[variant], _ = trainer(model, images, labels, mode)
+            if variant == "stored":
+                steps["forward"] = forward_pass(model, images, mode)
+        seconds = interleave(steps, settings.rounds, settings.device)
+        forward = seconds.pop("forward")
+        found["cases"].append(
+            {
+                "network": name,
+                "dropout": more.get("dropout", 0.1 if name == released else 0.0),
+                "blocks_per_stage": blocks,
+                "batch_size": batch_size,
+                "mode": str(mode),
+                "seconds": {v: estimate(values) for v, values in seconds.items()},
+                "forward_share": estimate(ratios(forward, seconds["stored"])),
+                "over_stored": _against(seconds, "stored"),
+                "over_checkpoint": _against(seconds, "checkpoint"),
+                "rounds": seconds,
+            }
+        )
+        save()
+
+
+def training_throughput(settings: Settings, found: dict[str, Any], save: Save) -> None:
+    """Images a second in training: the released code's way, and the best settings found here.
+
+    A pilot tries all settings; what it chooses is then timed anew beside the released code's way,
+    so that the choice does not flatter itself.
+    """
+    name = "irevnet_cifar"
+    modes = [Mode(bfloat16, last) for bfloat16, last in product((False, True), repeat=2)]
+    candidates = list(product(("stored", "reversible"), modes))
+    pilot = _pilot(settings, name, candidates)
+    found.update(
+        network=name,
+        batch_size=settings.throughput_batch,
+        blocks_per_stage=settings.blocks[name],
+        pilot={_title(*candidate): estimate(values) for candidate, values in pilot.items()},
+    )
+    save()
+    best = _fastest(pilot)
+    if settings.compile:
+        compiled = [(v, Mode(m.bfloat16, m.channels_last, compiled=True)) for v, m in best]
+        try:
+            second = _pilot(settings, name, [*best, *compiled])
+            best = _fastest(second)
+            found["pilot_compiled"] = {_title(*c): estimate(t) for c, t in second.items()}
+        except Exception as error:
+            found["pilot_compiled"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        save()
+    else:
+        found["pilot_compiled"] = "not tried"
+    chosen = [("stored", PLAIN), *(candidate for candidate in best if candidate[1] != PLAIN)]
+    seconds = {_title(*c): t for c, t in _time(settings, name, chosen, settings.rounds).items()}
+    released = _title("stored", PLAIN)
+    found["chosen"] = {variant: _title(variant, mode) for variant, mode in best}
+    found["released"] = released
+    found["images_per_second"] = {
+        title: estimate(settings.throughput_batch / t for t in values)
+        for title, values in seconds.items()
+    }
+    found["over_released"] = {
+        title: estimate(ratios(seconds[released], values)) for title, values in seconds.items()
+    }
+    found["rounds"] = seconds
+    save()
+    trained, _ = trained_network(settings, name, dropout=0.0)
+    found["gradient_difference"] = {
+        _title(*candidate): _difference_from_released(settings, name, trained, *candidate)
+        for candidate in chosen[1:]
+    }
+    save()
+
+
+def inverse_throughput(settings: Settings, found: dict[str, Any], save: Save) -> None:
+    """Images a second through ``encode`` and through ``inverse``, evaluation mode."""
+    found["cases"] = []
+    cases = [
+        *((name, settings.arguments(name), settings.batch_size) for name in settings.blocks),
+        (
+            "irevnet_b",
+            settings.arguments("irevnet_b", in_shape=(3, 64, 64)),
+            settings.inverse_batch,
+        ),
+    ]
+    for (name, arguments, batch_size), mode in product(cases, (PLAIN, Mode(bfloat16=True))):
+        model = irevnet.create_model(name, **arguments).to(settings.device).eval()
+        images, _, _ = settings.batch(model, batch_size)
+        with torch.no_grad(), mode.autocast(settings.device):
+            z = model.encode(images)
+            tasks = {
+                "encode": lambda m=model, x=images: m.encode(x),
+                "inverse": lambda m=model, z=z: m.inverse(z),
+            }
+            seconds = interleave(tasks, 2 * settings.rounds, settings.device)
+        found["cases"].append(
+            {
+                "network": name,
+                "image": list(model.in_shape),
+                "mode": str(mode),
+                "batch_size": batch_size,
+                "images_per_second": {
+                    task: estimate(batch_size / t for t in values)
+                    for task, values in seconds.items()
+                },
+                "inverse_over_encode": estimate(ratios(seconds["encode"], seconds["inverse"])),
+                "rounds": seconds,
+            }
+        )
+        save()
+
+
+def _against(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float | int]]:
+    return {
+        variant: estimate(ratios(values, seconds[reference]))
+        for variant, values in seconds.items()
+        if variant != reference
+    }
+
+
+def _title(variant: str, mode: Mode) -> str:
+    return f"{variant}, {mode}"
+
+
+def _time(
+    settings: Settings, name: str, candidates: list[Candidate], rounds: int
+) -> dict[Candidate, list[float]]:
+    steps = {}
+    for variant, mode in candidates:
+        model = built(settings, variant, name, None)
+        images, labels, _ = settings.batch(model, settings.throughput_batch)
+        steps[variant, mode], _ = trainer(model, images, labels, mode)
+    return interleave(steps, rounds, settings.device)
+
+
+def _pilot(
+    settings: Settings, name: str, candidates: list[Candidate]
+) -> dict[Candidate, list[float]]:
+    return _time(settings, name, candidates, max(2, settings.rounds // 2))
+
+
+def _fastest(pilot: Mapping[Candidate, list[float]]) -> list[Candidate]:
+    """The fastest settings of each variant."""
+    medians = {candidate: estimate(values)["value"] for candidate, values in pilot.items()}
+    return [
+        min((c for c in medians if c[0] == variant), key=medians.__getitem__)
+        for variant in dict.fromkeys(variant for variant, _ in medians)
+    ]
+
+
+def _difference_from_released(
+    settings: Settings, name: str, trained: torch.nn.Module, variant: str, mode: Mode
+) -> float:
+    """Of gradients without dropout, whose masks would differ, from those in float32."""
+    vectors = []
+    for how, settled in (("stored", PLAIN), (variant, mode)):
+        model = built(settings, how, name, None, dropout=0.0)
+        model.load_state_dict(trained.state_dict())
+        images, labels, _ = settings.batch(model, settings.throughput_batch)
+        trainer(model, images, labels, settled)
+        images = images.contiguous(memory_format=settled.memory_format)
+        vectors.append(gradients(model, images, labels, settled))
+    return relative_difference(vectors[1], vectors[0])
