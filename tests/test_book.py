@@ -186,6 +186,40 @@ def test_directives(folder: Path) -> None:
     assert "There are no results in this repository yet." in rest
 
 
+def test_benchmarks_by_device(folder: Path) -> None:
+    run = json.loads((folder / "results/toy/inversion/provenance.json").read_text())
+    write(
+        folder / "results/benchmarks/cpu-3-threads/memory_and_speed.json",
+        {
+            "provenance": run | {"command": "python -m benchmarks.memory_and_speed"},
+            "device": {"type": "cpu", "threads": 3},
+            "targets": [
+                {
+                    "what": "Step time",
+                    "target": "at most 1.30",
+                    "measured": {"value": 1.25, "low": 1.2, "high": 1.5, "n": 5},
+                    "met": True,
+                },
+                {"what": "Error", "target": "at most 1e-5", "measured": 2e-4, "met": False},
+                {"what": "Bytes", "target": "at least 10", "measured": None, "met": None},
+            ],
+        },
+    )
+    page, warnings = build(
+        folder,
+        "{{ benchmarks.cpu_3_threads.targets[1].measured }}\n\n```{targets}\n```\n",
+    )
+    assert warnings == ""
+    assert "<p>0.0002</p>" in page
+    rows = [re.sub("<[^>]*>", " ", row) for row in page.split("<tr")]
+    shown = [re.sub(r"\s+", " ", row) for row in rows]
+    assert any("Step time at most 1.30 1.25 (1.20 to 1.50) ✓ reached" in row for row in shown)
+    assert any("Error at most 1e-5" in row and "not reached" in row for row in shown)
+    assert any("Bytes at least 10 \N{EN DASH} \N{EN DASH} not measured here" in row for row in shown)
+    assert "CPU, 3 threads" in page
+    assert "python -m benchmarks.memory_and_speed" in re.sub("<[^>]*>", "", page)
+
+
 def test_what_is_missing_is_a_warning_with_its_name(folder: Path) -> None:
     _, warnings = build(
         folder,

@@ -1,10 +1,10 @@
 """Brings results/ into the book: numbers as substitutions, tables as directives.
 
 Pages write ``{{ percent(results.digits.accuracy.resnet.accuracy) }}``; the substitutions are
-``results`` (every metrics.json by experiment, question, ...), ``provenance`` and ``claims``, with
-:func:`percent` and :func:`number` to format what they hold. Directives:
-``{claims}``, ``{verdict}`` and ``{provenance}``. A key that is not there is a warning that names
-it. Pages are read again when the contents of a results file change.
+``results`` (every metrics.json by experiment, question, ...), ``provenance``, ``claims`` and
+``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold.
+Directives: ``{claims}``, ``{verdict}``, ``{provenance}`` and ``{targets}``. A key that is not there
+is a warning that names it. Pages are read again when the contents of a results file change.
 """
 
 import copy
@@ -25,7 +25,8 @@ from sphinx.util.docutils import SphinxDirective
 
 __all__ = ["MissingResultError", "Results", "load", "number", "percent", "setup"]
 
-FILES = ("metrics.json", "provenance.json", "claims.json")
+BENCHMARK = "memory_and_speed.json"
+FILES = ("metrics.json", "provenance.json", "claims.json", BENCHMARK)
 SYMBOLS = {
     "reproduced": "\N{CHECK MARK}",
     "partly": "\N{CIRCLE WITH LEFT HALF BLACK}",
@@ -124,15 +125,19 @@ def load(root: Path) -> tuple[dict[str, Any], str]:
     """Reads every results file under ``root``.
 
     Returns:
-        Nested dicts ``results``, ``provenance`` and ``claims``, and a digest of the files read.
+        Nested dicts ``results``, ``provenance``, ``claims`` and ``benchmarks``, and a digest of the
+        files read.
     """
-    tables: dict[str, Any] = {"results": {}, "provenance": {}, "claims": {}}
+    tables: dict[str, Any] = {"results": {}, "provenance": {}, "claims": {}, "benchmarks": {}}
     digest = hashlib.sha256()
     for path in sorted(path for name in FILES for path in root.glob(f"*/**/{name}")):
         text = path.read_bytes()
         digest.update(f"{path.relative_to(root)}\0".encode() + text)
         content = json.loads(text)
         parts = path.relative_to(root).parts[:-1]
+        if path.name == BENCHMARK:
+            tables["benchmarks"][parts[-1]] = content
+            continue
         if path.name == "claims.json":
             tables["claims"][parts[0]] = {row["id"]: row for row in content["rows"]}
             continue
@@ -277,6 +282,57 @@ class Provenance(_ResultsDirective):
         return " \N{MIDDLE DOT} ".join(links)
 
 
+class Targets(_ResultsDirective):
+    """``{targets}``: what the benchmarks were to reach on every device, and what they reached."""
+
+    def run(self) -> list[nodes.Node]:
+        devices = self.tables["benchmarks"]
+        parts = [
+            part
+            for name, run in devices.items()
+            for part in (self.table(run), self.origin(name, run["provenance"]))
+        ]
+        return parts or [nodes.paragraph("", NO_RESULTS)]
+
+    def table(self, run: dict[str, Any]) -> nodes.table:
+        heads, widths = ["", "Goal", "Measured", ""], [46, 14, 22, 18]
+        group = nodes.tgroup(cols=len(heads))
+        group += [nodes.colspec(colwidth=width) for width in widths]
+        head, body = nodes.thead(), nodes.tbody()
+        head += _row(nodes.paragraph("", text) for text in heads)
+        for target in run["targets"]:
+            measured = target["measured"]
+            shown = "\N{EN DASH}"
+            if measured is not None:
+                wrapped = Results("measured", measured) if isinstance(measured, dict) else measured
+                shown = number(wrapped)
+            children, _ = self.parse_inline(shown)
+            cells = [nodes.paragraph("", text) for text in (target["what"], target["target"])]
+            body += _row(
+                [*cells, nodes.paragraph("", "", *children), nodes.paragraph("", "", _met(target))]
+            )
+        group += [head, body]
+        device = run["device"].get("name") or f"CPU, {run['device'].get('threads')} threads"
+        return nodes.table("", nodes.title("", device), group, classes=["claims"])
+
+    def origin(self, name: str, provenance: dict[str, Any]) -> nodes.container:
+        path = f"results/benchmarks/{name}/{BENCHMARK}"
+        lines = [
+            f"{{download}}`every number and round <{path}>`",
+            f"`{provenance['command']}`",
+            _summary(provenance),
+        ]
+        paragraphs = [nodes.paragraph("", "", *self.parse_inline(line)[0]) for line in lines]
+        return nodes.container("", *paragraphs, classes=["provenance"])
+
+
+def _met(target: dict[str, Any]) -> nodes.inline:
+    words = {True: "reached", False: "not reached", None: "not measured here"}
+    verdicts = {True: "reproduced", False: "not reproduced", None: "not tested here"}
+    text = f"{SYMBOLS[verdicts[target['met']]]} {words[target['met']]}"
+    return nodes.inline(text, text, classes=["verdict-badge", _class(verdicts[target["met"]])])
+
+
 def _row(cells: Iterable[nodes.Node]) -> nodes.row:
     return nodes.row("", *(nodes.entry("", cell) for cell in cells))
 
@@ -352,7 +408,7 @@ def _name_notebook(app: Sphinx, document: nodes.document) -> None:
 class _Outdated:
     """Names the pages to read again when a results file has changed."""
 
-    uses_results: ClassVar = re.compile(r"\{\{|\{(claims|verdict|provenance)\}")
+    uses_results: ClassVar = re.compile(r"\{\{|\{(claims|verdict|provenance|targets)\}")
 
     def __call__(self, app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
         if getattr(env, "results_digest", None) == env.results_new_digest:
@@ -371,6 +427,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("claims", ClaimsTable)
     app.add_directive("verdict", Verdict)
     app.add_directive("provenance", Provenance)
+    app.add_directive("targets", Targets)
     app.connect("builder-inited", _load_results, priority=600)
     # Before the table of contents and the titles are collected, at 500.
     app.connect("doctree-read", _name_notebook, priority=400)
