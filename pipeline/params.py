@@ -146,6 +146,14 @@ class Precision(_Section):
     training_images: PositiveInt
 
 
+class Metamers(_Section):
+    """Parameters of ``notebooks/metamers.ipynb``."""
+
+    pairs: Annotated[int, Field(ge=2)]
+    shown: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=2)]
+
+
 class Rule(_Section):
     """One condition of a verdict: a measured number against a bound chosen before the run.
 
@@ -181,6 +189,7 @@ class Experiment(_Section):
     dimensionality: Dimensionality
     memory: Memory
     precision: Precision
+    metamers: Metamers
     claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
 
 

@@ -35,6 +35,7 @@ QUESTIONS = (
     "dimensionality",
     "memory",
     "precision",
+    "metamers",
     "claims",
 )
 
