@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["FAMILY_LABELS", "family_style", "image_grid", "use_style"]
+__all__ = ["FAMILY_LABELS", "family_style", "image_grid", "mosaic", "use_style"]
 
 FAMILY_LABELS = {
     "irevnet": "i-RevNet, injective",
@@ -56,24 +57,52 @@ def family_style(family: str) -> dict[str, str]:
     }
 
 
-def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:
+def image_grid(
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    notes: Sequence[Sequence[str]] | None = None,
+) -> Figure:
     """A figure of images, one row per tensor.
 
     Args:
         rows: images ``(N, C, H, W)`` of 1 or 3 channels, clipped to [0, 1]; the same ``N``.
         labels: of the rows, written at the left.
+        notes: what to write below every image, a sequence of ``N`` for each row.
     """
     columns = len(rows[0])
     width = min(9.0, 1.6 + 0.8 * columns)
     cell = (width - 1.6) / columns
+    below = 0.0 if notes is None else 0.2
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(width, cell * len(rows) + 0.1), squeeze=False
+        len(rows), columns, figsize=(width, (cell + below) * len(rows) + 0.1), squeeze=False
     )
     for row, images, label in zip(axes, rows, labels, strict=True):
         for axis, image in zip(row, images, strict=True):
             _show_image(axis, image)
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    for row, texts in zip(axes, notes or [], strict=notes is not None):
+        for axis, text in zip(row, texts, strict=True):
+            axis.set_xlabel(text, fontsize=9, labelpad=2)
     return figure
+
+
+def mosaic(images: Tensor, cell: int = 32) -> np.ndarray:
+    """One picture of images side by side without gaps, whole numbers of times as large.
+
+    Args:
+        images: ``(rows, columns, C, H, W)`` of 1 or 3 channels, clipped to [0, 1].
+        cell: how high and wide an image is made at least, in pixels.
+
+    Returns:
+        ``(rows * height, columns * width, 3)`` uint8.
+    """
+    pixels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    rows, columns, channels, height, width = pixels.shape
+    times = -(-cell // min(height, width))
+    pixels = pixels.repeat_interleave(times, dim=3).repeat_interleave(times, dim=4)
+    pixels = pixels.expand(-1, -1, 3, -1, -1) if channels == 1 else pixels
+    pixels = pixels.permute(0, 3, 1, 4, 2)
+    return pixels.reshape(rows * height * times, columns * width * times, 3).numpy()
 
 
 def _show_image(axis: Axes, image: Tensor) -> None:

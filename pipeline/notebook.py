@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from irevnet import create_model
 from irevnet.data import ImageData, load_data
+from pipeline.figures import mosaic
 from pipeline.params import ROOT, load_params
 
 __all__ = [
@@ -174,6 +175,51 @@ class Results:
         """Writes ``name`` (a PNG) and shows the figure in the notebook."""
         figure.savefig(self.folder / name, metadata={"Software": None})
         plt.show()
+
+    def save_walk(
+        self,
+        name: str,
+        images: Tensor,
+        lines: Sequence[str],
+        heads: Sequence[str],
+        notes: Sequence[Sequence[Sequence[str]]],
+        *,
+        label: str,
+        ends: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        """Writes what the book's directive ``{slider}`` lets a reader move through.
+
+        ``<name>.png`` has a row for every walk and a column for every step; ``<name>.json`` says
+        what they are.
+
+        Args:
+            name: of the two files.
+            images: ``(lines, heads, steps, C, H, W)`` with equal ``H`` and ``W``; clipped.
+            lines: what the walks that are shown beside each other have in common.
+            heads: what tells them apart, in every line the same.
+            notes: what to write below an image, for every line, head and step.
+            label: what the slider moves.
+            ends: its value at the first step and at the last.
+
+        Raises:
+            ValueError: if the numbers of lines, heads, steps and notes do not agree, or the images
+                are not square.
+        """
+        walks, steps = len(lines) * len(heads), images.shape[2]
+        rows = [row for line in notes for row in line]
+        if images.shape[:2] != (len(lines), len(heads)) or images.shape[-1] != images.shape[-2]:
+            raise ValueError(
+                f"images must be square, of {len(lines)} lines and {len(heads)} heads, got a shape "
+                f"of {tuple(images.shape)}"
+            )
+        if len(rows) != walks or any(len(row) != steps for row in rows):
+            raise ValueError(
+                f"notes must be {walks} times {steps}, got {[len(row) for row in rows]}"
+            )
+        picture = mosaic(images.flatten(0, 1))
+        plt.imsave(self.folder / f"{name}.png", picture, metadata={"Software": None})
+        content = {"label": label, "ends": list(ends), "steps": steps, "lines": list(lines)}
+        self.save_json(f"{name}.json", content | {"heads": list(heads), "notes": rows})
 
 
 def _check_finite(value: object, path: str) -> None:

@@ -108,9 +108,10 @@ class Jacobian(_Section):
 class Interpolation(_Section):
     """Parameters of ``notebooks/interpolation.ipynb``."""
 
-    pairs: PositiveInt
+    pairs: Annotated[int, Field(ge=4)]
     steps: Annotated[int, Field(ge=3)]
     shown: PositiveInt
+    frames: Annotated[int, Field(ge=3)]
 
 
 class Separation(_Section):

@@ -1,6 +1,7 @@
 """The book: what its extension makes of results, and how the built pages look in a browser."""
 
 import contextlib
+import html
 import http.client
 import importlib
 import json
@@ -17,6 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+from pipeline.notebook import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "book" / "_build" / "html"
@@ -145,7 +149,7 @@ def build(folder: Path, page: str) -> tuple[str, str]:
     (folder / "inversion.md").write_text("---\norphan: true\n---\n\n# Inversion\n")
     (folder / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
-        "extensions = ['myst_parser', 'results']\n"
+        "extensions = ['myst_parser', 'results', 'slider']\n"
         "myst_enable_extensions = ['substitution', 'dollarmath']\n"
     )
     outcome = subprocess.run(
@@ -155,8 +159,8 @@ def build(folder: Path, page: str) -> tuple[str, str]:
         text=True,
         check=True,
     )
-    html = (folder / "_build/index.html").read_text()
-    body = html[html.index('<div class="body"') : html.index('<div class="sphinxsidebar"')]
+    built = (folder / "_build/index.html").read_text()
+    body = built[built.index('<div class="body"') : built.index('<div class="sphinxsidebar"')]
     return re.sub(r"\s+", " ", body), outcome.stderr
 
 
@@ -238,6 +242,107 @@ def test_pages_follow_the_results(folder: Path) -> None:
     write(folder / "results/other/data/metrics.json", {"images": 4})
     page, _ = build(folder, "{{ results.other.data.images }} images")
     assert "4 images" in page
+
+
+# --- the slider -----------------------------------------------------------------------------------
+
+SLIDER = "```{{slider}} walk.png\n---\nalt: {alt}\n---\nFrom *a* to b.\n```\n"
+
+
+@pytest.fixture
+def walk(folder: Path) -> Path:
+    """A picture of two lines with a walk each, in three steps: red, green and blue; grey levels."""
+    pixels = torch.zeros(2, 1, 3, 3, 4, 4)
+    for step in range(3):
+        pixels[0, 0, step, step] = 1
+        pixels[1, 0, step] = step / 2
+    notes = [[[f"{name} {step}\nof 3" for step in range(3)]] for name in ("<colour>", "grey")]
+    Results(str(folder)).save_walk(
+        "walk", pixels, ["a & b", "c"], ["path"], notes, label="position", ends=(0, 4)
+    )
+    return folder
+
+
+def test_a_slider_has_names_values_and_the_whole_picture(walk: Path) -> None:
+    page, warnings = build(walk, SLIDER.format(alt='"Three > two"') + "\n" + SLIDER.format(alt="b"))
+    assert warnings == ""
+    assert page.count('<div class="slider docutils container">') == 2
+    assert '<img alt="Three &gt; two" src="_images/walk.png" />' in page
+    assert "From <em>a</em> to b." in page
+    assert '<div role="group" aria-label="Three &gt; two">' in page
+    assert 'role="img" aria-label="a &amp; b, path"' in page
+    for number in (0, 1):
+        assert f'<label for="slider-{number}">position</label>' in page
+        assert (
+            f'<input type="range" id="slider-{number}" min="0" max="2" step="1" value="1"' in page
+        )
+    data = json.loads(html.unescape(re.search(r'data-walk="([^"]*)" hidden', page).group(1)))
+    assert data["values"] == ["0.00", "2.00", "4.00"]
+    assert data["notes"] == [
+        [f"{name} {step}\nof 3" for step in range(3)] for name in ("<colour>", "grey")
+    ]
+    whole = (walk / "_build/index.html").read_text()
+    for name in ("slider.js", "slider.css"):
+        assert (walk / "_build/_static" / name).is_file()
+        assert f"_static/{name}" in whole
+        assert name not in (walk / "_build/inversion.html").read_text()
+
+
+def test_what_a_slider_lacks_is_named(walk: Path) -> None:
+    _, warnings = build(walk, "```{slider} walk.png\nA caption.\n```\n")
+    assert "slider walk.png: the option alt is required" in warnings
+    write(walk / "walk.json", {"steps": 3})
+    assert "KeyError('lines')" in build(walk, SLIDER.format(alt="b"))[1]
+    (walk / "walk.json").unlink()
+    assert (
+        "slider: walk.json cannot be used: FileNotFoundError"
+        in build(walk, SLIDER.format(alt="b"))[1]
+    )
+
+
+MOVE = """
+<script>
+addEventListener("load", () => {
+  const input = document.querySelector(".slider-view input");
+  input.value = 2;
+  input.dispatchEvent(new Event("input"));
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize(("step", "script"), [(1, ""), (2, MOVE)])
+def test_a_slider_moves(walk: Path, step: int, script: str) -> None:
+    build(walk, SLIDER.format(alt="b"))
+    index = walk / "_build/index.html"
+    index.write_text(index.read_text().replace("</body>", f"{script}</body>"))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
+    page = subprocess.run(
+        [CHROMIUM, *options, f"--user-data-dir={walk / 'profile'}", "--dump-dom", index.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    view = page[page.index('class="slider-view"') : page.index("<figure")]
+    assert "hidden" not in view[: view.index(">")]
+    assert 'class="slider docutils container slider-ready"' in page
+    assert re.findall(r"background-position: ([^;]*);", view) == [
+        f"{50 * step}% 0%",
+        f"{50 * step}% 100%",
+    ]
+    assert re.findall(r'class="slider-note">([^<]*)<', view) == [
+        f"&lt;colour&gt; {step}\nof 3",
+        f"grey {step}\nof 3",
+    ]
+    assert f'aria-valuetext="{2 * step}.00"' in view
+    assert f">{2 * step}.00</output>" in view
 
 
 # --- the built pages ------------------------------------------------------------------------------

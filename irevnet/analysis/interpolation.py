@@ -1,11 +1,80 @@
 """Straight lines between representations, seen as images (claim C5)."""
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from irevnet.model import IRevNet
 
-__all__ = ["blend", "interpolate", "nearest_distance", "range_excess"]
+__all__ = [
+    "Confidence",
+    "blend",
+    "choose_pairs",
+    "confidence",
+    "interpolate",
+    "nearest_distance",
+    "range_excess",
+]
+
+_CHUNK = 256  # images whose distances to all references are in memory at a time
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Softmax probabilities of a network along paths, each ``(P, steps)``.
+
+    Args:
+        start: of the class of the path's start.
+        end: of the class of its end.
+        largest: of whichever class is the most probable.
+    """
+
+    start: Tensor
+    end: Tensor
+    largest: Tensor
+
+
+def choose_pairs(
+    labels: Tensor, count: int, generator: torch.Generator, *, same_class: bool
+) -> tuple[Tensor, Tensor]:
+    """Draws pairs of images of the same class, or of different ones, no image twice.
+
+    Images come in random order, and each is paired with the first one before it that fits and is
+    still alone.
+
+    Args:
+        labels: ``(N,)`` int64.
+        count: pairs to draw.
+        generator: on the CPU; its state alone decides which.
+        same_class: whether the two of a pair have the same label.
+
+    Returns:
+        Indices of the starts and of the ends, ``(count,)`` int64 on the CPU.
+
+    Raises:
+        ValueError: if not that many pairs are found.
+    """
+    classes = labels.tolist()
+    alone: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for index in torch.randperm(len(classes), generator=generator).tolist():
+        if len(pairs) == count:
+            break
+        fits = (other for other in alone if (classes[other] == classes[index]) == same_class)
+        partner = next(fits, None)
+        if partner is None:
+            alone.append(index)
+        else:
+            alone.remove(partner)
+            pairs.append((partner, index))
+    if len(pairs) < count:
+        kind = "the same class" if same_class else "different classes"
+        raise ValueError(
+            f"count must be at most {len(pairs)}, the pairs found of {kind}, got {count}"
+        )
+    start, end = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return start, end
 
 
 def blend(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -41,6 +110,25 @@ def interpolate(model: IRevNet, start: Tensor, end: Tensor, steps: int) -> Tenso
     return model.inverse(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
+@torch.no_grad()
+def confidence(model: nn.Module, path: Tensor, start: Tensor, end: Tensor) -> Confidence:
+    """What a network says about the images of paths, as they are: not clipped.
+
+    Args:
+        model: any classifier in evaluation mode.
+        path: images ``(P, steps, C, H, W)``.
+        start: classes of the paths' starts, ``(P,)`` int64.
+        end: classes of their ends, ``(P,)`` int64.
+    """
+    probabilities = model(path.flatten(0, 1)).softmax(dim=1).unflatten(0, path.shape[:2])
+    steps = path.shape[1]
+    of_start, of_end = (
+        probabilities.gather(2, labels.view(-1, 1, 1).expand(-1, steps, 1)).squeeze(2)
+        for labels in (start, end)
+    )
+    return Confidence(of_start, of_end, probabilities.amax(dim=2))
+
+
 def range_excess(images: Tensor) -> Tensor:
     """Mean distance of the pixels to the range [0, 1] of images, ``(N, ...)`` to ``(N,)``."""
     return (images - images.clamp(0, 1)).abs().flatten(1).mean(dim=1)
@@ -48,4 +136,6 @@ def range_excess(images: Tensor) -> Tensor:
 
 def nearest_distance(images: Tensor, references: Tensor) -> Tensor:
     """Euclidean distance to the nearest of the references, ``(N, ...)`` to ``(N,)``."""
-    return torch.cdist(images.flatten(1), references.flatten(1)).min(dim=1).values
+    references = references.flatten(1)
+    chunks = images.flatten(1).split(_CHUNK)
+    return torch.cat([torch.cdist(chunk, references).min(dim=1).values for chunk in chunks])

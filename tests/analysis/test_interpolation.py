@@ -1,8 +1,36 @@
 import pytest
 import torch
+from networks import small_irevnet
+from torch import nn
 
 from irevnet import create_model
 from irevnet.analysis import interpolation
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("same_class", [True, False])
+def test_pairs_are_of_the_kind_asked_for_and_no_image_is_used_twice(same_class):
+    labels = torch.randint(0, 4, (100,), generator=generator(1))
+    start, end = interpolation.choose_pairs(labels, 40, generator(), same_class=same_class)
+    assert ((labels[start] == labels[end]) == same_class).all()
+    assert len(torch.cat([start, end]).unique()) == 80
+    again = interpolation.choose_pairs(labels, 40, generator(), same_class=same_class)
+    assert torch.equal(torch.stack([start, end]), torch.stack(again))
+    other = interpolation.choose_pairs(labels, 40, generator(1), same_class=same_class)
+    assert not torch.equal(start, other[0])
+
+
+def test_every_pair_there_is_can_be_drawn():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    start, end = interpolation.choose_pairs(labels, 2, generator(), same_class=True)
+    assert sorted(labels[start].tolist()) == sorted(labels[end].tolist()) == [0, 1]
+    with pytest.raises(ValueError, match="at most 2, the pairs found of the same class, got 3"):
+        interpolation.choose_pairs(labels, 3, generator(), same_class=True)
+    with pytest.raises(ValueError, match="at most 0, the pairs found of different classes, got 1"):
+        interpolation.choose_pairs(labels[:2], 1, generator(), same_class=False)
 
 
 def test_a_blend_is_a_straight_line_with_its_ends():
@@ -24,6 +52,34 @@ def test_a_path_begins_and_ends_at_its_images():
     torch.testing.assert_close(path[:, -1], end, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["irevnet_cifar", "irevnet_cifar_bijective"])
+def test_a_path_of_colour_images_begins_and_ends_at_them(name):
+    model = small_irevnet(name)
+    start, end = torch.rand(2, 2, *model.in_shape, dtype=torch.float64).unbind(0)
+    path = interpolation.interpolate(model, start, end, 3)
+    torch.testing.assert_close(path[:, 0], start)
+    torch.testing.assert_close(path[:, -1], end)
+    seen = interpolation.confidence(model, path, torch.tensor([0, 1]), torch.tensor([2, 1]))
+    assert seen.start.shape == seen.end.shape == seen.largest.shape == (2, 3)
+    torch.testing.assert_close(seen.start[1], seen.end[1])
+    if model.is_bijective:  # a point between two representations is that of the image it gives
+        z = interpolation.blend(model.encode(start), model.encode(end), 3)[:, 1]
+        expected = model.classify(z).softmax(dim=1)
+        torch.testing.assert_close(seen.largest[:, 1], expected.amax(dim=1))
+        torch.testing.assert_close(seen.start[0, 1], expected[0, 0])
+
+
+def test_confidence_is_that_of_the_classes_asked_for():
+    # The images are the logits: probabilities 1/2, 1/3, 1/6 and 1/4, 3/4, 0.
+    first, second = [3.0, 2.0, 1.0], [1.0, 3.0, 0.0]
+    path = torch.tensor([[first, second], [second, first]]).log().view(2, 2, 3, 1, 1)
+    start, end = torch.tensor([0, 2]), torch.tensor([1, 0])
+    seen = interpolation.confidence(nn.Flatten(), path, start, end)
+    torch.testing.assert_close(seen.start, torch.tensor([[1 / 2, 1 / 4], [0, 1 / 6]]))
+    torch.testing.assert_close(seen.end, torch.tensor([[1 / 3, 3 / 4], [1 / 4, 1 / 2]]))
+    torch.testing.assert_close(seen.largest, torch.tensor([[1 / 2, 3 / 4], [3 / 4, 1 / 2]]))
+
+
 def test_range_excess_is_zero_inside_and_counts_outside():
     images = torch.tensor([[0.0, 1.0, 0.5, 0.2], [1.4, -0.2, 0.5, 0.5]])
     assert interpolation.range_excess(images).tolist() == pytest.approx([0.0, 0.15])
@@ -33,3 +89,11 @@ def test_nearest_distance_finds_the_nearest():
     references = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     images = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
     assert interpolation.nearest_distance(images, references).tolist() == pytest.approx([0, 1])
+
+
+def test_nearest_distance_of_many_images_is_that_of_each():
+    images, references = torch.rand(300, 3, 2, 2), torch.rand(5, 3, 2, 2)
+    found = interpolation.nearest_distance(images, references)
+    assert found.shape == (300,)
+    one = (images[299] - references).flatten(1).norm(dim=1).min()
+    torch.testing.assert_close(found[299], one)

@@ -1,0 +1,114 @@
+"""The directive ``{slider}``: a reader moves through pictures of steps, without a server.
+
+``{slider} results/digits/interpolation/walk.png`` shows, of the walks that
+:meth:`pipeline.notebook.Results.save_walk` has put into one picture, a step at a time and below it
+a slider. The file ``walk.json`` beside the picture says what is in it. The option ``alt`` is
+required; the body is the caption. Without scripts and in print there is the whole picture.
+"""
+
+import html
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+__all__ = ["Slider", "setup"]
+
+ASSETS = Path(__file__).with_name("slider_assets")
+
+
+class Slider(SphinxDirective):
+    """``{slider} PICTURE.png`` with the option ``alt`` and a caption."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """A container with the controls, hidden until a script shows them, and the picture.
+
+        Raises:
+            DirectiveError: if there is no ``alt``, or the description of the picture is missing or
+                damaged.
+        """
+        alt = self.options.get("alt")
+        if not alt:
+            raise self.error(f"slider {self.arguments[0]}: the option alt is required")
+        description = Path(self.arguments[0]).with_suffix(".json").as_posix()
+        relative, path = self.env.relfn2path(description)
+        self.env.note_dependency(relative)
+        try:
+            walk = json.loads(Path(path).read_text())
+            controls = _controls(f"slider-{self.env.new_serialno('slider')}", walk, alt)
+        except (OSError, ValueError, KeyError) as error:
+            raise self.error(f"slider: {relative} cannot be used: {error!r}") from error
+        picture = nodes.figure("", nodes.image(uri=self.arguments[0], alt=alt))
+        if self.content:
+            caption = nodes.caption("", "", *self.parse_inline("\n".join(self.content))[0])
+            picture += caption
+        self.set_source_info(picture)
+        raw = nodes.raw("", controls, format="html")
+        return [nodes.container("", raw, picture, classes=["slider"])]
+
+
+def _controls(name: str, walk: dict[str, Any], alt: str) -> str:
+    """HTML of the squares, in which a script shows parts of the picture, and of the slider.
+
+    Args:
+        name: an id that no other slider of the page has.
+        walk: what ``save_walk`` has written.
+        alt: what the squares show.
+    """
+    lines, heads, steps = walk["lines"], walk["heads"], walk["steps"]
+    first, last = walk["ends"]
+    if len(walk["notes"]) != len(lines) * len(heads):
+        raise ValueError(f"notes are of {len(walk['notes'])} walks, not {len(lines) * len(heads)}")
+    values = [f"{first + (last - first) * step / (steps - 1):.2f}" for step in range(steps)]
+    data = {"values": values, "notes": walk["notes"]}
+    parts = [f'<div class="slider-view" data-walk="{html.escape(json.dumps(data))}" hidden>']
+    parts.append(f'<div role="group" aria-label="{html.escape(alt)}">')
+    for line in lines:
+        parts.append(f'<p class="slider-line">{html.escape(line)}</p><div class="slider-squares">')
+        for head in heads:
+            shown = html.escape(f"{line}, {head}")
+            parts.append(
+                f'<div><div class="slider-square" role="img" aria-label="{shown}"></div>'
+                f"<div>{html.escape(head)}</div>"
+                '<div class="slider-note"></div></div>'
+            )
+        parts.append("</div>")
+    parts.append("</div>")
+    # In the middle at first: at the ends there is the least to see.
+    parts.append(
+        f'<p class="slider-control"><label for="{name}">{html.escape(walk["label"])}</label> '
+        f'<input type="range" id="{name}" min="0" max="{steps - 1}" step="1" '
+        f'value="{steps // 2}" autocomplete="off"> '
+        f'<output for="{name}">{values[steps // 2]}</output></p></div>'
+    )
+    return "\n".join(parts)
+
+
+def _add_folder(app: Sphinx) -> None:
+    app.config.html_static_path.append(str(ASSETS))
+
+
+def _add_files(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Script and style, for pages that have a slider."""
+    containers = doctree.findall(nodes.container) if doctree is not None else ()
+    if any("slider" in container["classes"] for container in containers):
+        app.add_js_file("slider.js", loading_method="defer")
+        app.add_css_file("slider.css")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the directive and what its pages load."""
+    app.add_directive("slider", Slider)
+    app.connect("builder-inited", _add_folder)
+    app.connect("html-page-context", _add_files)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
