@@ -150,6 +150,8 @@ class Precision(_Section):
 class Metamers(_Section):
     """Parameters of ``notebooks/metamers.ipynb``."""
 
+    training_images: PositiveInt
+    test_images: PositiveInt
     pairs: Annotated[int, Field(ge=2)]
     shown: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=2)]
