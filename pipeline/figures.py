@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["FAMILY_LABELS", "family_style", "image_grid", "mosaic", "use_style"]
+__all__ = ["FAMILY_LABELS", "band", "family_style", "image_grid", "mosaic", "use_style"]
 
 FAMILY_LABELS = {
     "irevnet": "i-RevNet, injective",
@@ -55,6 +55,21 @@ def family_style(family: str) -> dict[str, str]:
         "marker": _MARKERS[family],
         "label": FAMILY_LABELS[family],
     }
+
+
+def band(axis: Axes, x: np.ndarray, rows: np.ndarray, middle: np.ndarray, **style: object) -> None:
+    """Draws a line and, around it, the range of the rows that it stands for.
+
+    Args:
+        axis: to draw on.
+        x: ``(n,)``.
+        rows: ``(rows, n)``, one per image or network.
+        middle: ``(n,)``, their median or mean.
+        **style: of the line; its ``color`` is also the band's.
+    """
+    axis.plot(x, middle, **style)
+    ends = rows.min(axis=0), rows.max(axis=0)
+    axis.fill_between(x, *ends, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def image_grid(

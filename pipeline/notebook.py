@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from irevnet import create_model
+from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.data import ImageData, load_data
 from pipeline.figures import mosaic
 from pipeline.params import ROOT, load_params
@@ -33,6 +34,7 @@ __all__ = [
     "markdown_table",
     "new_model",
     "trained_model",
+    "trained_models",
     "training_metrics",
     "weights_dtype",
     "weights_metadata",
@@ -62,6 +64,34 @@ def trained_model(experiment: str, family: str, **overrides: Any) -> nn.Module: 
     """The experiment's published network of a family, in evaluation mode on :func:`device`."""
     name = load_params().sections[experiment].models[family].name
     return create_model(name, pretrained=experiment, **overrides).to(device())
+
+
+def trained_models(experiment: str, family: str, count: int) -> list[nn.Module]:
+    """Networks of several training runs, or the published one where their weights are not there.
+
+    The weights of all runs are outputs of the stage ``train`` in DVC's cache, not in git: a clone
+    in which nothing has run has only the published ones.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        family: of networks.
+        count: how many, in the order of the experiment's seeds; all of them if there are fewer.
+
+    Returns:
+        In evaluation mode on :func:`device`; one network if weights of a run are missing.
+    """
+    seeds = load_params().sections[experiment].seeds[:count]
+    runs = ROOT / "results" / experiment / "train"
+    paths = [runs / f"{family}-{seed}" / "weights.safetensors" for seed in seeds]
+    if not all(path.is_file() for path in paths):
+        return [trained_model(experiment, family)]
+    models = []
+    for path in paths:
+        tensors, _ = read_tensors(path)
+        model = new_model(experiment, family, seed=0)
+        load_weights(model, tensors, str(path))
+        models.append(model.to(device()).eval())
+    return models
 
 
 def checkpoint_path(experiment: str, family: str, seed: int, training: dict[str, Any]) -> Path:

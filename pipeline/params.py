@@ -101,8 +101,10 @@ class Jacobian(_Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
     images: PositiveInt
+    compared_images: Annotated[int, Field(ge=2)]
     energy: Share
     precision: Literal["float32", "float64"] = "float64"
+    memory: PositiveInt
 
 
 class Interpolation(_Section):
@@ -117,9 +119,11 @@ class Interpolation(_Section):
 class Separation(_Section):
     """Parameters of ``notebooks/separation.ipynb``."""
 
+    networks: PositiveInt
     training_images: PositiveInt
     test_images: PositiveInt
     penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
+    search_tolerance: PositiveFloat
 
 
 class Dimensionality(_Section):

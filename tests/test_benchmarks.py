@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import memory_and_speed, variants
+from benchmarks import jacobian, memory_and_speed, variants
 from benchmarks.measure import (
     estimate,
     fit_line,
@@ -312,3 +312,13 @@ def test_quick_settings_are_small():
         assert getattr(quick, name) < getattr(full, name)
     assert not quick.compile
     assert dataclasses.replace(quick, rounds=full.rounds) != full
+
+
+def test_the_jacobians_benchmark_times_what_is_the_same(tmp_path):
+    path = jacobian.main(["--quick", "--device", "cpu", "--output", str(tmp_path)])
+    record = json.loads(path.read_text())
+    assert record["dimensions"] == 192
+    assert record["loop_rows_timed"] == 4
+    assert record["relative_difference"] < 1e-5
+    assert set(record["times_as_fast_as"]) == {"loop", "loop_with_parameters", "columns"}
+    assert record["provenance"]["command"] == "python -m benchmarks.jacobian --quick"

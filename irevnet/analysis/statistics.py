@@ -1,13 +1,22 @@
 """Estimates with intervals."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["Estimate", "difference", "exact", "mean", "proportion", "quantile"]
+__all__ = [
+    "Estimate",
+    "difference",
+    "exact",
+    "mean",
+    "mean_of_networks",
+    "proportion",
+    "quantile",
+]
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,17 @@ def exact(value: float, n: int) -> Estimate:
     return Estimate(float(value), float(value), float(value), n)
 
 
-def mean(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
+def mean(
+    values: Sequence[float] | np.ndarray,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """Mean with Student's t interval.
 
     Args:
         values: at least two observations.
         level: coverage of the interval.
+        bounds: what the quantity cannot leave, such as 0 and 1 for a share; nor does the interval.
 
     Raises:
         ValueError: if there are fewer than two values.
@@ -51,7 +65,21 @@ def mean(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
         raise ValueError(f"values must be two or more for an interval, got {len(values)}")
     centre = values.mean()
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
-    return Estimate(float(centre), float(centre - half), float(centre + half), len(values))
+    low, high = np.clip([centre - half, centre + half], *bounds)
+    return Estimate(float(centre), float(low), float(high), len(values))
+
+
+def mean_of_networks(
+    values: Sequence[float] | np.ndarray, bounds: tuple[float, float], single: Estimate
+) -> Estimate:
+    """:func:`mean` over several networks; of one network, what is known of that one.
+
+    Args:
+        values: one per network.
+        bounds: as for :func:`mean`.
+        single: the estimate if there is one network only.
+    """
+    return single if len(values) == 1 else mean(values, bounds=bounds)
 
 
 def difference(

@@ -2,16 +2,69 @@ import math
 
 import pytest
 import torch
+from networks import BIJECTIVE, images, randomise, small_irevnet
 
+from benchmarks.measure import peak_bytes
 from irevnet import create_model
 from irevnet.analysis import jacobian
 
 
-def test_the_jacobian_of_a_linear_map_is_its_matrix():
-    matrix = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("outputs", [7, 12, 20])
+@pytest.mark.parametrize("memory", [1, 2**10, 2**28])
+def test_the_jacobian_of_a_linear_map_is_its_matrix_on_either_side(outputs, memory):
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(outputs, 12, dtype=torch.float64, generator=generator)
     images = torch.rand(3, 3, 2, 2, dtype=torch.float64)
-    result = jacobian.jacobians(lambda x: x.flatten(1) @ matrix.T, images, chunk_size=5)
-    torch.testing.assert_close(result, matrix.expand(3, 7, 12))
+    result = jacobian.jacobians(lambda x: x.flatten(1) @ matrix.T, images, memory=memory)
+    torch.testing.assert_close(result, matrix.expand(3, outputs, 12))
+    values = jacobian.singular_values(lambda x: x.flatten(1) @ matrix.T, images, memory=memory)
+    torch.testing.assert_close(values, torch.linalg.svdvals(matrix).expand(3, -1))
+
+
+@pytest.mark.parametrize(
+    "name", ["irevnet_digits", "irevnet_digits_bijective", "revnet_digits", "resnet_digits"]
+)
+def test_the_jacobian_of_a_network_is_that_of_a_loop_over_its_outputs(name):
+    torch.manual_seed(0)
+    model = randomise(create_model(name)).double().eval()
+    for network in (model, model.encode):  # fewer outputs than pixels, and as many or more
+        image = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+        out = network(image).flatten()
+        rows = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out]
+        result = jacobian.jacobians(network, image.detach())[0]
+        torch.testing.assert_close(result, torch.stack(rows).flatten(1))
+
+
+@pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
+def test_memory_stays_within_the_budget(name):
+    model = create_model(name).double().eval()
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    outputs = model.encode(image).numel()
+    one = jacobian.direction_bytes(model.encode, image[0])
+    for budget in (8 * one, 32 * one):
+
+        def compute(budget=budget):
+            jacobian.jacobians(model.encode, image, memory=budget)
+
+        compute()
+        # Beside the result, which is stacked from pieces, parameters may be laid out anew.
+        weights = sum(weight.nbytes for weight in model.parameters())
+        assert peak_bytes(compute, image.device) < budget + 2 * outputs * image.nbytes + weights
+
+
+def test_both_sides_give_the_same():
+    torch.manual_seed(0)
+    model = small_irevnet("irevnet_digits_bijective")
+    x = images(model, 1)
+    rows, columns = (jacobian.jacobians(model.encode, x, side=s) for s in ("rows", "columns"))
+    torch.testing.assert_close(rows, columns)
+    with pytest.raises(ValueError, match=r"side must be .* or None, got 'left'"):
+        jacobian.jacobians(model.encode, x, side="left")
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="memory must be a positive number of bytes, got 0"):
+        jacobian.jacobians(torch.sin, torch.rand(1, 1, 2, 2), memory=0)
 
 
 def test_spectra_and_what_is_read_off_them_for_a_known_matrix():
@@ -35,11 +88,34 @@ def test_effective_rank_counts_equal_directions():
     assert jacobian.effective_rank(spectrum).item() == pytest.approx(3)
 
 
-def test_a_bijective_network_preserves_volume_at_every_image():
+def test_directions_that_are_lost_are_counted_and_left_out():
+    spectrum = torch.tensor([[4.0, 2.0, 1e-9], [4.0, 2.0, 1.0]], dtype=torch.float32)
+    rank = jacobian.numerical_rank(spectrum, outputs=5)
+    assert rank.tolist() == [2, 3]
+    assert jacobian.condition_number(spectrum, rank).tolist() == pytest.approx([2, 4])
+    assert jacobian.numerical_rank(spectrum.double(), outputs=5).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("name", BIJECTIVE)
+def test_a_bijective_network_preserves_volume_at_every_image(name):
     torch.manual_seed(0)
-    model = create_model("irevnet_digits_bijective").double().eval()
-    images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
-    values = jacobian.spectra(jacobian.jacobians(model.encode, images))
-    assert values.shape == (2, 64)
-    assert jacobian.log_determinant(values).abs().max() < 1e-10
-    assert jacobian.condition_number(values).min() > 1.01
+    model = small_irevnet(name)
+    start, end, noise = images(model, 3).unsqueeze(1)
+    for x in (start, noise, (start + end) / 2):
+        matrix = jacobian.jacobians(model.encode, x)
+        values = jacobian.spectra(matrix)
+        scale = values.log().abs().sum()
+        assert jacobian.log_determinant(values).abs().max() < 1e-10 * scale
+        assert torch.linalg.slogdet(matrix[0]).logabsdet.abs() < 1e-10 * scale
+        assert jacobian.condition_number(values).min() > 1.01
+
+
+def test_an_injective_network_loses_no_direction():
+    torch.manual_seed(0)
+    model = small_irevnet("irevnet_digits")
+    matrix = jacobian.jacobians(model.encode, images(model, 1))
+    values = jacobian.spectra(matrix)
+    assert values.shape == (1, 64)
+    assert jacobian.numerical_rank(values, matrix.shape[1]).tolist() == [64]
+    gram = torch.linalg.slogdet(matrix[0].T @ matrix[0]).logabsdet
+    assert jacobian.log_determinant(values).item() == pytest.approx(gram.item() / 2)

@@ -35,6 +35,30 @@ def test_a_linear_machine_cannot_do_what_a_neighbour_can():
     assert svm.mean() < 0.8
 
 
+def test_class_distances_are_those_of_planted_classes():
+    # Two classes, 4 apart, each of two points, 1 apart: two pairs within, four between.
+    features = np.array([[0.0, 0.0], [0.0, 4.0], [1.0, 0.0], [1.0, 4.0]])
+    distances = separation.class_distances(features, np.array([0, 1, 0, 1]))
+    assert distances.within == pytest.approx(1)
+    assert distances.between == pytest.approx((4 + np.sqrt(17)) / 2)
+    assert distances.ratio == pytest.approx(2 / (4 + np.sqrt(17)))
+
+
+def test_class_distances_do_not_see_classes_that_are_not_there():
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(400, 50)).astype(np.float32)
+    distances = separation.class_distances(features, np.arange(400) % 4)
+    assert distances.ratio == pytest.approx(1, abs=0.005)
+    # Two points of a Gaussian are the square root of two times as far apart as one from 0.
+    assert distances.within == pytest.approx(np.sqrt(2 * 50), rel=0.02)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
+def test_class_distances_need_pairs_of_both_kinds(labels):
+    with pytest.raises(ValueError, match="two classes or more, one of them twice"):
+        separation.class_distances(np.eye(3), np.array(labels))
+
+
 def test_averaged_states_are_those_of_the_network():
     torch.manual_seed(0)
     model = create_model("irevnet_digits_bijective").eval()

@@ -13,6 +13,20 @@ def test_mean_has_students_interval():
     assert estimate.n == 5
 
 
+def test_an_interval_does_not_leave_the_bounds_of_what_is_estimated():
+    estimate = statistics.mean([0.9, 1.0], bounds=(-1, 1))
+    assert estimate.value == pytest.approx(0.95)
+    assert estimate.low == pytest.approx(0.95 - 12.706205 * 0.05)
+    assert estimate.high == 1
+
+
+def test_of_one_network_what_is_known_of_it_is_said():
+    single = statistics.proportion(9, 10)
+    assert statistics.mean_of_networks([0.9], (0, 1), single) == single
+    several = statistics.mean_of_networks([0.8, 0.9], (0, 1), single)
+    assert several == statistics.mean([0.8, 0.9], bounds=(0, 1))
+
+
 def test_mean_of_one_value_is_refused():
     with pytest.raises(ValueError, match="values must be two or more for an interval, got 1"):
         statistics.mean([1.0])

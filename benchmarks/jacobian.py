@@ -1,0 +1,151 @@
+"""Times a whole Jacobian against a loop over its rows: ``python -m benchmarks.jacobian``.
+
+The loop is what one writes first: a backward pass for every output. Some of its rows are timed
+and their time is scaled to all of them, as every row takes the same; what is compared with it is
+timed whole. All take turns in every round.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import estimate, interleave, ratios
+from benchmarks.memory_and_speed import slug
+from benchmarks.provenance import ROOT, describe_run
+from irevnet import create_model
+from irevnet.analysis.jacobian import jacobians
+
+__all__ = ["Sizes", "main", "measure"]
+
+FILE = "jacobian.json"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run.
+
+    Args:
+        in_shape: of the image.
+        blocks: in each stage of ``irevnet_cifar_bijective``.
+        rounds: of the comparison.
+        rows: of the loop that are timed.
+        memory: bytes for the directions computed at a time.
+    """
+
+    in_shape: tuple[int, int, int] = (3, 32, 32)
+    blocks: tuple[int, int, int] = (4, 4, 4)
+    rounds: int = 3
+    rows: int = 32
+    memory: int = 2**28
+
+
+def loop(model: nn.Module, image: Tensor, rows: int) -> Tensor:
+    """The first rows of the Jacobian, one backward pass each, by the image alone."""
+    image = image.clone().requires_grad_()
+    out = model.encode(image).flatten()
+    found = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out[:rows]]
+    return torch.stack(found).flatten(1)
+
+
+def loop_with_parameters(model: nn.Module, image: Tensor, rows: int) -> Tensor:
+    """The same by ``backward()``, which makes the gradients of all parameters, too."""
+    image = image.clone().requires_grad_()
+    out = model.encode(image).flatten()
+    found = []
+    for value in out[:rows]:
+        image.grad = None
+        value.backward(retain_graph=True)
+        found.append(image.grad)
+    model.zero_grad()
+    return torch.stack(found).flatten(1)
+
+
+def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Seconds of every way, and how many times as fast as the loops ours is."""
+    torch.manual_seed(0)
+    model = create_model("irevnet_cifar_bijective", in_shape=sizes.in_shape, blocks=sizes.blocks)
+    model = model.to(device).eval()
+    image = torch.rand(1, *sizes.in_shape, device=device)
+    dimensions = image.numel()
+    rows = min(sizes.rows, dimensions)
+    ways = {
+        "loop": lambda: loop(model, image, rows),
+        "loop_with_parameters": lambda: loop_with_parameters(model, image, rows),
+        "rows": lambda: jacobians(model.encode, image, memory=sizes.memory),
+        "columns": lambda: jacobians(model.encode, image, side="columns", memory=sizes.memory),
+    }
+    ours, theirs = ways["rows"]()[0, :rows], ways["loop"]()
+    seconds = interleave(ways, sizes.rounds, device)
+    for name in ("loop", "loop_with_parameters"):
+        seconds[name] = [value * dimensions / rows for value in seconds[name]]
+    faster = {
+        name: estimate(ratios(seconds[name], seconds["rows"]))
+        for name in ("loop", "loop_with_parameters", "columns")
+    }
+    return {
+        "dimensions": dimensions,
+        "loop_rows_timed": rows,
+        "relative_difference": ((ours - theirs).norm() / theirs.norm()).item(),
+        "seconds": {name: estimate(values) for name, values in seconds.items()},
+        "rounds": seconds,
+        "times_as_fast_as": faster,
+        "targets": [
+            {
+                "what": f"Jacobian of {dimensions} dimensions: speed over a loop over its rows",
+                "target": "at least 10",
+                "measured": faster["loop"],
+                "met": faster["loop"]["value"] >= 10,
+            }
+        ],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Runs from the command line; returns the file of the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.jacobian")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
+    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    chosen = parser.parse_args(arguments)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    device = torch.device(chosen.device)
+    sizes = Sizes(memory=2**33 if device.type == "cuda" else 2**28)
+    if chosen.quick:
+        sizes = dataclasses.replace(
+            sizes, in_shape=(3, 8, 8), blocks=(1, 1, 1), rounds=1, rows=4, memory=2**24
+        )
+    root = Path("scratch") if chosen.quick else ROOT / "results"
+    output = chosen.output or root / "benchmarks" / slug(device)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    found = measure(sizes, device)
+    command = "python -m benchmarks.jacobian" + (" --quick" if chosen.quick else "")
+    record = {
+        "provenance": describe_run(command, started, time.perf_counter() - clock),
+        "settings": dataclasses.asdict(sizes)
+        | {"device": str(device), "threads": torch.get_num_threads()},
+        **found,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / FILE
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    for name, ratio in found["times_as_fast_as"].items():
+        print(f"{ratio['value']:.1f} times as fast as {name}", file=sys.stderr)
+    return path
+
+
+if __name__ == "__main__":
+    main()
