@@ -161,6 +161,35 @@ class Metamers(_Section):
     steps: Annotated[int, Field(ge=2)]
 
 
+class Trivial(_Section):
+    """Parameters of ``notebooks/trivial.ipynb``."""
+
+    images: PositiveInt
+    energy: Share
+    precision: Literal["float32", "float64"] = "float64"
+    pairs: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=3)]
+    training_images: PositiveInt
+    test_images: PositiveInt
+    penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
+    search_tolerance: PositiveFloat
+    dimensions: Annotated[list[PositiveInt], Field(min_length=2)]
+    tolerance: Share
+    features: Annotated[list[NonNegativeInt], Field(min_length=1)]
+
+
+class Stability(_Section):
+    """Parameters of ``notebooks/stability.ipynb``."""
+
+    images: PositiveInt
+    epochs: PositiveInt
+    training_images: PositiveInt
+    power_steps: PositiveInt
+    search_steps: PositiveInt
+    step_size: PositiveInt
+    limit: PositiveFloat
+
+
 class Rule(_Section):
     """One condition of a verdict: a measured number against a bound chosen before the run.
 
@@ -181,7 +210,10 @@ class Rule(_Section):
 
 
 class Experiment(_Section):
-    """One experiment: its data, networks, training and the parameters of every question."""
+    """One experiment: its data, networks, training and the parameters of every question.
+
+    ``trivial`` and ``stability`` may be left out.
+    """
 
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     threads: PositiveInt
@@ -197,6 +229,8 @@ class Experiment(_Section):
     memory: Memory
     precision: Precision
     metamers: Metamers
+    trivial: Trivial | None = None
+    stability: Stability | None = None
     claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
 
 
@@ -207,6 +241,7 @@ class Params(BaseModel):
     __pydantic_extra__: dict[str, Experiment]
 
     experiments: Annotated[list[str], Field(min_length=1)]
+    beyond: list[str]
     families: Annotated[list[Family], Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
 
@@ -222,6 +257,12 @@ class Params(BaseModel):
                 raise ValueError(
                     f"seeds must be those of the experiments to run: {name}.seeds is "
                     f"{self.sections[name].seeds}, got {self.seeds}"
+                )
+            has_both = None not in (self.sections[name].trivial, self.sections[name].stability)
+            if has_both != (name in self.beyond):
+                raise ValueError(
+                    f"beyond must list the experiments to run that have the sections trivial and "
+                    f"stability: {name} has {'both' if has_both else 'not both'}"
                 )
             missing = sorted(set(self.families) - set(self.sections[name].models))
             if missing:

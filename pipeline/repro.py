@@ -60,8 +60,12 @@ def _waves(params: Params) -> Iterator[list[str]]:
     ]
     yield [f"data@{name}" for name in names] + runs
     yield [f"weights@{name}" for name in names]
-    analyses = [question for question in QUESTIONS if question not in ("data", "train", "claims")]
-    yield [f"{question}@{name}" for name in names for question in analyses]
+    rest = ("data", "train", "claims", "trivial", "stability")
+    analyses = [
+        *(f"{question}@{name}" for name in names for question in QUESTIONS if question not in rest),
+        *(f"stability@{name}" for name in params.beyond),
+    ]
+    yield analyses
 
 
 @contextlib.contextmanager
@@ -75,7 +79,12 @@ def selected(experiment: str, path: Path = ROOT / "params.yaml") -> Iterator[Non
     sections = load_params(path).sections
     if experiment not in sections:
         raise ParamsError(f"experiment must be one of {sorted(sections)}, got {experiment!r}")
-    lines = {"experiments": [experiment], "seeds": sections[experiment].seeds}
+    section = sections[experiment]
+    lines = {
+        "experiments": [experiment],
+        "beyond": [experiment] if section.trivial and section.stability else [],
+        "seeds": section.seeds,
+    }
     changed = before
     for key, value in lines.items():
         changed = re.sub(rf"^{key}:.*$", f"{key}: {value}", changed, count=1, flags=re.MULTILINE)

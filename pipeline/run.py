@@ -36,6 +36,8 @@ QUESTIONS = (
     "memory",
     "precision",
     "metamers",
+    "trivial",
+    "stability",
     "claims",
 )
 
@@ -65,8 +67,12 @@ def notebook_parameters(
             "seed": seed,
             "training": section.training.model_dump(exclude_unset=True),
         }
-    own = getattr(section, question).model_dump() if question not in ("data", "claims") else {}
-    return {"experiment": experiment, **own}
+    if question in ("data", "claims"):
+        return {"experiment": experiment}
+    own = getattr(section, question)
+    if own is None:
+        raise ParamsError(f"params.yaml has no section {experiment}.{question}")
+    return {"experiment": experiment, **own.model_dump()}
 
 
 def notebook_environment(experiment: str) -> dict[str, str]:

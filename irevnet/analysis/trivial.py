@@ -1,0 +1,139 @@
+"""The trivial invertible map: the image with a network's features beside it.
+
+Of any network ``phi``, the map of ``x`` to ``(x, phi(x))`` has an inverse and contains a good
+classifier. Reviewers of the paper asked what an i-RevNet is more than that
+(https://openreview.net/forum?id=HJsjkMb0Z). The measures of this package answer for both.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irevnet.analysis.separation import (
+    nearest_neighbour_correct,
+    principal_components,
+    svm_correct,
+)
+
+__all__ = ["TrivialMap", "accuracies", "equal_dimension", "image_shares"]
+
+
+class TrivialMap(nn.Module):
+    """``x`` to ``(x, phi(x))``: every pixel, then the network's spatially averaged features.
+
+    It has the methods that the analyses ask an i-RevNet for.
+
+    Args:
+        network: ``phi``, with methods ``encode`` and ``states`` and an attribute ``in_shape``, such
+            as :class:`irevnet.baselines.ResNet`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.pixels = math.prod(network.in_shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` to ``(B, C * H * W + features, 1, 1)``."""
+        return _beside(x, self.network.encode(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The images that ``z`` holds a copy of: drops the features."""
+        return z[:, : self.pixels].reshape(-1, *self.network.in_shape)
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """``(x, phi_j(x))`` for the features after the stem and after every unit of the network."""
+        return (_beside(x, state) for state in self.network.states(x))
+
+
+def _beside(x: Tensor, features: Tensor) -> Tensor:
+    """Pixels ``(B, C, H, W)`` and averaged features ``(B, F, h, w)``, ``(B, C*H*W + F, 1, 1)``."""
+    return torch.cat([x.flatten(1), features.mean(dim=(2, 3))], dim=1)[:, :, None, None]
+
+
+def image_shares(codes: np.ndarray, pixels: int) -> tuple[float, float]:
+    """How much of the codes is the copied image.
+
+    Args:
+        codes: ``(N, d)``, the pixels first.
+        pixels: how many.
+
+    Returns:
+        Its share of the sum of squares, and of the variance.
+    """
+    squares, variance = np.square(codes).sum(axis=0), codes.var(axis=0)
+    return (
+        float(squares[:pixels].sum() / squares.sum()),
+        float(variance[:pixels].sum() / variance.sum()),
+    )
+
+
+def equal_dimension(
+    train: np.ndarray, test: np.ndarray, pixels: int, features: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes with as many dimensions as the image has, some of which are the network's features.
+
+    The leading principal components of the features take the place of the last ones of the
+    image. What is lost of an image is what the best affine function of its code, in least squares
+    over the training images, does not give back of those.
+
+    Args:
+        train: codes ``(N, n + m)`` of the trivial map, to which components are fitted.
+        test: codes ``(M, n + m)``.
+        pixels: how many numbers of a code are the image, ``n``.
+        features: how many dimensions ``k`` to give to the features.
+
+    Returns:
+        Codes ``(N, n)`` and ``(M, n)``, ``n - k`` components of the image and then ``k`` of the
+        features; and per test image the norm of what is lost over that of the image, ``(M,)``.
+
+    Raises:
+        ValueError: if there are not as many components of either.
+    """
+    train, test = train.astype(np.float64), test.astype(np.float64)
+    image = principal_components(train[:, :pixels], test[:, :pixels])[:2]
+    network = principal_components(train[:, pixels:], test[:, pixels:])[:2]
+    most = min(pixels, network[0].shape[1])
+    if image[0].shape[1] < pixels or not 0 <= features <= most:
+        raise ValueError(
+            f"features must be from 0 to {most}, and train must have more items than pixels, "
+            f"{pixels}; got {features} and {len(train)} items"
+        )
+    kept = pixels - features
+    codes, test_codes = (
+        np.concatenate([x[:, :kept], y[:, :features]], axis=1)
+        for x, y in zip(image, network, strict=True)
+    )
+    # Both have mean zero over the training items: an affine fit needs no constant.
+    fit = np.linalg.lstsq(codes, image[0][:, kept:], rcond=None)[0]
+    error = np.linalg.norm(image[1][:, kept:] - test_codes @ fit, axis=1)
+    return codes, test_codes, error / np.linalg.norm(test[:, :pixels], axis=1)
+
+
+def accuracies(
+    train: np.ndarray,
+    test: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    penalties: Sequence[float],
+    search_tolerance: float,
+) -> dict[str, float]:
+    """Test accuracy of both classifiers of :mod:`irevnet.analysis.separation`.
+
+    Args:
+        train: ``(N, d)``.
+        test: ``(M, d)``.
+        labels: of the training items, ``(N,)``, and of the test items, ``(M,)``.
+        penalties: as for :func:`irevnet.analysis.separation.svm_correct`.
+        search_tolerance: as there.
+
+    Returns:
+        ``svm`` and ``knn``, 0 to 1.
+    """
+    items = (train, labels[0], test, labels[1])
+    return {
+        "svm": float(svm_correct(*items, penalties, search_tolerance).mean()),
+        "knn": float(nearest_neighbour_correct(*items).mean()),
+    }
