@@ -40,7 +40,9 @@ def repro(jobs: int, force: bool = False) -> int:
         shares = [targets[start::jobs] for start in range(min(jobs, len(targets)) or 1)]
         single = ["--single-item", *options] if targets else []
         running = [
-            subprocess.Popen([sys.executable, "-m", "dvc", "repro", *single, *share], cwd=ROOT)
+            subprocess.Popen(
+                [sys.executable, "-m", "dvc", "repro", "--wait-for-lock", *single, *share], cwd=ROOT
+            )
             for share in shares
         ]
         status = max(process.wait() for process in running)
