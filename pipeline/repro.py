@@ -41,7 +41,7 @@ def repro(jobs: int, force: bool = False) -> int:
         single = ["--single-item", *options] if targets else []
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", "dvc", "repro", "--wait-for-lock", *single, *share], cwd=ROOT
+                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *single, *share], cwd=ROOT
             )
             for share in shares
         ]

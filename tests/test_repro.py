@@ -30,7 +30,7 @@ def started(monkeypatch):
         def __init__(self, command, cwd):
             assert cwd == ROOT
             assert "--wait-for-lock" in command
-            self.targets = command[command.index("--wait-for-lock") + 1 :]
+            self.targets = command[command.index("repro") + 1 :]
             self.over = False
             found.append((self.targets, [p.targets for p in running if not p.over]))
             running.append(self)
