@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.params import ROOT
 
-__all__ = ["write_provenance"]
+__all__ = ["describe_source", "write_provenance"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
@@ -21,9 +21,25 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotl
 _SOURCES = ("irevnet", "notebooks", "pipeline")
 
 
+def describe_source(experiment: str | None) -> dict[str, Any]:
+    """The commit that is checked out, and whether what a result is made from differs from it.
+
+    To be asked when a run begins: others may be checked out while it goes on.
+
+    Args:
+        experiment: whose section of ``params.yaml`` the result is made from, if any.
+    """
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES))
+        or (experiment is not None and _experiment_changed(experiment)),
+    }
+
+
 def write_provenance(
     path: Path,
     parameters: dict[str, Any],
+    source: dict[str, Any],
     started: datetime,
     seconds: float,
     timing: dict[str, float],
@@ -33,15 +49,14 @@ def write_provenance(
     Args:
         path: the file.
         parameters: what the notebook was given.
+        source: as :func:`describe_source` returns.
         started: when the run began, in UTC.
         seconds: how long it took.
         timing: seconds of parts of it by name, where the notebook has measured them.
     """
     record = {
         "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES))
-        or _experiment_changed(parameters["experiment"]),
+        **source,
         "parameters": parameters,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),

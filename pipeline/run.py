@@ -20,7 +20,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from pipeline.params import ROOT, ParamsError, load_params
-from pipeline.provenance import write_provenance
+from pipeline.provenance import describe_source, write_provenance
 
 __all__ = ["QUESTIONS", "make_deterministic", "notebook_parameters", "run"]
 
@@ -105,6 +105,7 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     unfinished = ROOT / "scratch" / f"unfinished-{question}-{os.getpid()}.ipynb"
     unfinished.parent.mkdir(exist_ok=True)
+    origin = describe_source(parameters.get("experiment"))
     started, clock = datetime.now(UTC), time.monotonic()
     notebook = papermill.execute_notebook(
         source,
@@ -120,7 +121,12 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
     nbformat.write(notebook, output / f"{question}.ipynb")
     unfinished.unlink()
     write_provenance(
-        output / "provenance.json", parameters, started, time.monotonic() - clock, _timing(output)
+        output / "provenance.json",
+        parameters,
+        origin,
+        started,
+        time.monotonic() - clock,
+        _timing(output),
     )
 
 
