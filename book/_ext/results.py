@@ -295,7 +295,7 @@ class Targets(_ResultsDirective):
         return parts or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, run: dict[str, Any]) -> nodes.table:
-        heads, widths = ["", "Goal", "Measured", ""], [46, 14, 22, 18]
+        heads, widths = ["", "Goal", "Measured", ""], [42, 16, 20, 22]
         group = nodes.tgroup(cols=len(heads))
         group += [nodes.colspec(colwidth=width) for width in widths]
         head, body = nodes.thead(), nodes.tbody()
@@ -313,7 +313,7 @@ class Targets(_ResultsDirective):
             )
         group += [head, body]
         device = run["device"].get("name") or f"CPU, {run['device'].get('threads')} threads"
-        return nodes.table("", nodes.title("", device), group, classes=["claims"])
+        return nodes.table("", nodes.title("", device), group, classes=["targets"])
 
     def origin(self, name: str, provenance: dict[str, Any]) -> nodes.container:
         path = f"results/benchmarks/{name}/{BENCHMARK}"
