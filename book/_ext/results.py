@@ -90,7 +90,7 @@ class Results:
 def percent(value: float | Results, digits: int = 1) -> str:
     """A share as ``97.8%``; an estimate as ``97.8% (97.1% to 98.4%)``."""
     shown, *bounds = (f"{100 * x:.{digits}f}%" for x in _value_and_bounds(value))
-    return f"{shown} ({bounds[0]} to {bounds[1]})" if bounds else shown
+    return _with_interval(shown, bounds)
 
 
 def number(value: float | Results, digits: int = 3) -> str:
@@ -105,11 +105,20 @@ def number(value: float | Results, digits: int = 3) -> str:
     if -4 <= exponent < 6:
         places = max(0, digits - 1 - exponent)
         shown, *bounds = (f"{x:,.{places}f}" for x in numbers)
-        return f"{shown} ({bounds[0]} to {bounds[1]})" if bounds else shown
+        return _with_interval(shown, bounds)
     shown, *bounds = (f"{x / 10**exponent:.{digits - 1}f}" for x in numbers)
     if bounds:
         shown += rf"\ ({bounds[0]} \text{{ to }} {bounds[1]})"
     return rf"${shown} \times 10^{{{exponent}}}$"
+
+
+def _with_interval(shown: str, bounds: list[str]) -> str:
+    # No line may break inside of the brackets.
+    return (
+        f"{shown} ({bounds[0]}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{bounds[1]})"
+        if bounds
+        else shown
+    )
 
 
 def _value_and_bounds(value: float | Results) -> list[float]:
