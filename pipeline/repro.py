@@ -102,8 +102,10 @@ def _default_jobs(params: Params) -> int:
 
     if torch.cuda.is_available():
         return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(params.sections[name].threads for name in params.experiments)
-    return max(1, (os.cpu_count() or 1) // threads)
+    # More would wait for DVC's lock, and take a gigabyte of memory each.
+    return max(1, min(4, (cores or 1) // threads))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -109,6 +109,18 @@ def test_an_unknown_experiment_is_named(params):
         pass
 
 
+@pytest.mark.parametrize(("cores", "jobs"), [(1, 1), (2, 2), (3, 3), (64, 4)])
+def test_as_many_at_a_time_as_there_are_cores_but_not_more_than_four(monkeypatch, cores, jobs):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert module._default_jobs(load_params()) == jobs
+
+
+def test_a_gpu_takes_one_at_a_time(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert module._default_jobs(load_params()) == 1
+
+
 def test_no_jobs_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--jobs", "0"])
