@@ -234,6 +234,13 @@ class Experiment(_Section):
     claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
 
 
+class Beyond(_Section):
+    """Which experiments have the sections that may be left out."""
+
+    trivial: list[str]
+    stability: list[str]
+
+
 class Params(BaseModel):
     """The whole file: what to run, then a section per experiment."""
 
@@ -241,7 +248,7 @@ class Params(BaseModel):
     __pydantic_extra__: dict[str, Experiment]
 
     experiments: Annotated[list[str], Field(min_length=1)]
-    beyond: list[str]
+    beyond: Beyond
     families: Annotated[list[Family], Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
 
@@ -258,12 +265,13 @@ class Params(BaseModel):
                     f"seeds must be those of the experiments to run: {name}.seeds is "
                     f"{self.sections[name].seeds}, got {self.seeds}"
                 )
-            has_both = None not in (self.sections[name].trivial, self.sections[name].stability)
-            if has_both != (name in self.beyond):
-                raise ValueError(
-                    f"beyond must list the experiments to run that have the sections trivial and "
-                    f"stability: {name} has {'both' if has_both else 'not both'}"
-                )
+            for question in Beyond.model_fields:
+                has_section = getattr(self.sections[name], question) is not None
+                if has_section != (name in getattr(self.beyond, question)):
+                    raise ValueError(
+                        f"beyond.{question} must list those of the experiments to run that have "
+                        f"the section {question}: {name} has {'one' if has_section else 'none'}"
+                    )
             missing = sorted(set(self.families) - set(self.sections[name].models))
             if missing:
                 raise ValueError(f"{name}.models has no {', '.join(missing)}, which families names")

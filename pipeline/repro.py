@@ -65,7 +65,7 @@ def _waves(params: Params) -> Iterator[list[str]]:
     rest = ("data", "train", "claims", "trivial", "stability")
     analyses = [
         *(f"{question}@{name}" for name in names for question in QUESTIONS if question not in rest),
-        *(f"stability@{name}" for name in params.beyond),
+        *(f"stability@{name}" for name in params.beyond.stability),
     ]
     yield analyses
 
@@ -84,12 +84,14 @@ def selected(experiment: str, path: Path = ROOT / "params.yaml") -> Iterator[Non
     section = sections[experiment]
     lines = {
         "experiments": [experiment],
-        "beyond": [experiment] if section.trivial and section.stability else [],
+        "  trivial": [experiment] if section.trivial else [],
+        "  stability": [experiment] if section.stability else [],
         "seeds": section.seeds,
     }
     changed = before
     for key, value in lines.items():
-        changed = re.sub(rf"^{key}:.*$", f"{key}: {value}", changed, count=1, flags=re.MULTILINE)
+        listed = re.compile(rf"^{key}: \[.*\]$", flags=re.MULTILINE)
+        changed = listed.sub(f"{key}: {value}", changed, count=1)
     try:
         path.write_text(changed)
         yield

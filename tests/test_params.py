@@ -42,7 +42,7 @@ def test_the_repositorys_file_is_valid():
         (("digits", "claims", "C1"), [{"what": "a", "metric": "b"}], r"needs at_most or at_least"),
         (("seeds",), [], r"seeds: .*at least 1 item"),
         (("experiments",), ["digit"], r"names 'digit', of which there is no section; there are"),
-        (("beyond",), [], r"beyond must list .*: digits has both"),
+        (("beyond", "trivial"), [], r"beyond\.trivial must list .*: digits has one"),
         (("new",), {"data": {"name": "digits"}}, r"new\.models: Field required"),
         (("families",), ["irevnet", "densenet"], r"families\.1: .*'irevnet'"),
     ],
