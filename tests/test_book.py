@@ -209,12 +209,19 @@ def test_benchmarks_by_device(folder: Path) -> None:
             ],
         },
     )
+    write(
+        folder / "results/benchmarks/cpu-1-threads/jacobian.json",
+        {"times": {"value": 2.5, "low": 2, "high": 3}},
+    )
     page, warnings = build(
         folder,
-        "{{ benchmarks.cpu_3_threads.targets[1].measured }}\n\n```{targets}\n```\n",
+        "{{ benchmarks.cpu_3_threads.targets[1].measured }}\n\n"
+        "{{ number(benchmarks.cpu_1_threads.jacobian.times.value, 2) }} times\n\n"
+        "```{targets}\n```\n",
     )
     assert warnings == ""
     assert "<p>0.0002</p>" in page
+    assert "2.5 times" in page
     rows = [re.sub("<[^>]*>", " ", row) for row in page.split("<tr")]
     shown = [re.sub(r"\s+", " ", row) for row in rows]
     assert any("Step time at most 1.30 1.25 (1.20 to 1.50) ✓ reached" in row for row in shown)

@@ -26,7 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 __all__ = ["MissingResultError", "Results", "load", "number", "percent", "setup"]
 
 BENCHMARK = "memory_and_speed.json"
-FILES = ("metrics.json", "provenance.json", "claims.json", BENCHMARK)
+FILES = ("metrics.json", "provenance.json", "claims.json", BENCHMARK, "jacobian.json")
 SYMBOLS = {
     "reproduced": "\N{CHECK MARK}",
     "partly": "\N{CIRCLE WITH LEFT HALF BLACK}",
@@ -144,8 +144,9 @@ def load(root: Path) -> tuple[dict[str, Any], str]:
         digest.update(f"{path.relative_to(root)}\0".encode() + text)
         content = json.loads(text)
         parts = path.relative_to(root).parts[:-1]
-        if path.name == BENCHMARK:
-            tables["benchmarks"][parts[-1]] = content
+        if parts[0] == "benchmarks":
+            device = tables["benchmarks"].setdefault(parts[1], {})
+            device.update(content if path.name == BENCHMARK else {path.stem: content})
             continue
         if path.name == "claims.json":
             tables["claims"][parts[0]] = {row["id"]: row for row in content["rows"]}
@@ -299,6 +300,7 @@ class Targets(_ResultsDirective):
         parts = [
             part
             for name, run in devices.items()
+            if "targets" in run
             for part in (self.table(run), self.origin(name, run["provenance"]))
         ]
         return parts or [nodes.paragraph("", NO_RESULTS)]
