@@ -53,7 +53,7 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 # Not a stage of the pipeline: its numbers belong to the machine. It wants the machine for itself.
-bench: $(INSTALLED) ## measure speed and memory on this machine (about 15 minutes on 2 cores)
+bench: $(INSTALLED) ## measure speed and memory on this machine (about 5 minutes on 2 cores)
 	$(IN_VENV) python -m benchmarks.memory_and_speed $(BENCH)
 
 hooks: $(INSTALLED) ## have git run the checks of .pre-commit-config.yaml before each commit

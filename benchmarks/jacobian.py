@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.memory_and_speed import slug
-from benchmarks.provenance import ROOT, describe_run
+from benchmarks.provenance import ROOT, describe_run, public_command
 from irevnet import create_model
 from irevnet.analysis.jacobian import jacobians
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     output = chosen.output or root / "benchmarks" / slug(device)
     started, clock = datetime.now(UTC), time.perf_counter()
     found = measure(sizes, device)
-    command = "python -m benchmarks.jacobian" + (" --quick" if chosen.quick else "")
+    command = public_command("jacobian", sys.argv[1:] if arguments is None else arguments)
     record = {
         "provenance": describe_run(command, started, time.perf_counter() - clock),
         "settings": dataclasses.asdict(sizes)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.memory import capacity
-from benchmarks.provenance import ROOT, describe_run
+from benchmarks.provenance import ROOT, describe_run, public_command
 from benchmarks.sections import SECTIONS
 from benchmarks.settings import Settings
 from benchmarks.targets import targets
@@ -128,7 +128,7 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
         "targets": [],
         "sections": found,
     }
-    command = " ".join(["python -m benchmarks.memory_and_speed", *_public(sys.argv[1:])])
+    command = public_command("memory_and_speed", sys.argv[1:])
 
     def save() -> None:
         record["provenance"] = describe_run(command, started, time.perf_counter() - clock)
@@ -175,17 +175,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     plain = dataclasses.asdict(settings) | {"device": str(settings.device)}
     del plain["data"]
     return plain
-
-
-def _public(arguments: Sequence[str]) -> list[str]:
-    """The command line without folders, which differ from machine to machine."""
-    shown, skip = [], False
-    for argument in arguments:
-        named = argument.split("=")[0] in ("--data", "--output")
-        if not named and not skip:
-            shown.append(argument)
-        skip = named and "=" not in argument
-    return shown
 
 
 def _device(device: torch.device) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "describe_run"]
+__all__ = ["ROOT", "describe_run", "public_command"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,17 @@ def describe_run(command: str, started: datetime, seconds: float) -> dict[str, A
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def public_command(module: str, arguments: Sequence[str]) -> str:
+    """The command line of a benchmark without folders, which differ from machine to machine."""
+    shown, skip = [], False
+    for argument in arguments:
+        named = argument.split("=")[0] in ("--data", "--output")
+        if not named and not skip:
+            shown.append(argument)
+        skip = named and "=" not in argument
+    return " ".join([f"python -m benchmarks.{module}", *shown])
 
 
 def _answer(*command: str) -> str | None:

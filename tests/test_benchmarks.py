@@ -19,6 +19,7 @@ from benchmarks.measure import (
     ratios,
     resident_bytes,
 )
+from benchmarks.provenance import public_command
 from benchmarks.sections import SECTIONS
 from benchmarks.settings import Settings
 from benchmarks.steps import (
@@ -296,13 +297,10 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
 
 
 def test_the_command_is_recorded_without_folders():
-    public = memory_and_speed._public
-    assert public(["--device", "cpu", "--data", "/a/b", "--quick"]) == [
-        "--device",
-        "cpu",
-        "--quick",
-    ]
-    assert public(["--output=/a/b", "--only", "memory"]) == ["--only", "memory"]
+    command = public_command("jacobian", ["--device", "cpu", "--data", "/a/b", "--quick"])
+    assert command == "python -m benchmarks.jacobian --device cpu --quick"
+    command = public_command("memory_and_speed", ["--output=/a/b", "--only", "memory"])
+    assert command == "python -m benchmarks.memory_and_speed --only memory"
 
 
 def test_quick_settings_are_small():
@@ -321,4 +319,4 @@ def test_the_jacobians_benchmark_times_what_is_the_same(tmp_path):
     assert record["loop_rows_timed"] == 4
     assert record["relative_difference"] < 1e-5
     assert set(record["times_as_fast_as"]) == {"loop", "loop_with_parameters", "columns"}
-    assert record["provenance"]["command"] == "python -m benchmarks.jacobian --quick"
+    assert record["provenance"]["command"] == "python -m benchmarks.jacobian --quick --device cpu"
