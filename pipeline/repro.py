@@ -35,7 +35,7 @@ def repro(jobs: int, force: bool = False) -> int:
         The exit status: 0, or that of a ``dvc repro`` that failed.
     """
     options = ["--force"] if force else []
-    # The last one runs what joins the others, and whatever the first two do not know of.
+    # The last one runs what joins the others, and whatever they do not know of.
     for targets in (*_waves(load_params()), []):
         shares = [targets[start::jobs] for start in range(min(jobs, len(targets)) or 1)]
         single = ["--single-item", *options] if targets else []
@@ -45,9 +45,10 @@ def repro(jobs: int, force: bool = False) -> int:
             )
             for share in shares
         ]
-        status = max(process.wait() for process in running)
-        if status:
-            return status
+        # Negative for one that was killed: no maximum tells.
+        failures = [status for process in running if (status := process.wait()) != 0]
+        if failures:
+            return failures[0]
     return 0
 
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from irevnet.checkpoint import save_weights
+from pipeline import notebook
 from pipeline.figures import mosaic
-from pipeline.notebook import Results
+from pipeline.notebook import Results, new_model, trained_models
 
 
 def test_a_walk_is_a_picture_and_what_it_shows(tmp_path):
@@ -32,3 +34,22 @@ def test_a_walk_that_does_not_fit_its_names_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"notes must be 2 times 3, got \[3, 2\]"):
         results.save_walk("walk", images, ["a"], ["x", "y"], [[note, note[:2]]], label="time")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_of_several_runs_or_the_published_one_where_they_are_missing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    first = [new_model("digits", "resnet", seed) for seed in (0, 1)]
+    for seed, model in enumerate(first):
+        folder = tmp_path / "results" / "digits" / "train" / f"resnet-{seed}"
+        save_weights(model, folder / "weights.safetensors", {})
+    found = trained_models("digits", "resnet", 2)
+    assert len(found) == 2
+    for model, expected in zip(found, first, strict=True):
+        assert not model.training
+        weight = model.classifier.linear.weight.cpu()
+        assert torch.equal(weight, expected.classifier.linear.weight)
+    (published,) = trained_models("digits", "resnet", 3)  # of seed 2 there are no weights
+    expected = notebook.trained_model("digits", "resnet")
+    assert torch.equal(published.classifier.linear.weight, expected.classifier.linear.weight)

@@ -37,7 +37,7 @@ def started(monkeypatch):
 
         def wait(self):
             self.over = True
-            return self.status if any("train@" in target for target in self.targets) else 0
+            return self.status if any("resnet" in target for target in self.targets) else 0
 
     running = []
     monkeypatch.setattr(subprocess, "Popen", Process)
@@ -71,10 +71,11 @@ def test_nothing_waits_for_a_stage_that_runs_beside_it(params, started):
     assert not any({"weights@digits", "train"} <= names for names in beside)
 
 
-def test_a_failure_ends_the_run_with_its_status(params, started):
+@pytest.mark.parametrize("status", [3, -9])
+def test_a_failure_ends_the_run_with_its_status(params, started, status):
     found, process = started
-    process.status = 3
-    assert module.repro(jobs=2) == 3
+    process.status = status
+    assert module.repro(jobs=2) == status
     assert not any("weights@digits" in command for command, _ in found)
 
 
