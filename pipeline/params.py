@@ -129,6 +129,7 @@ class Separation(_Section):
 class Dimensionality(_Section):
     """Parameters of ``notebooks/dimensionality.ipynb``."""
 
+    networks: PositiveInt
     training_images: PositiveInt
     test_images: PositiveInt
     penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
