@@ -193,14 +193,13 @@ class _ReversibleUnit(nn.Module):
             CouplingBlock(Bottleneck(half, half, half // 4)) for _ in range(2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return merge(*couple(self.blocks, *split(x)))
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+        return couple(self.blocks, x1, x2)
 
-    def inverse(self, y: Tensor) -> Tensor:
-        y1, y2 = split(y)
+    def inverse(self, y1: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
         for block in reversed(self.blocks):
             y1, y2 = block.inverse(y1, y2)
-        return merge(y1, y2)
+        return y1, y2
 
 
 class _ReversibleProjectionUnit(nn.Module):
@@ -223,11 +222,9 @@ class _ReversibleProjectionUnit(nn.Module):
         )
         self.residual_g = Bottleneck(half, half, half // 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x1, x2 = split(x)
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
         y1 = self.projection_1(x1) + self.residual_f(x2)
-        y2 = self.projection_2(x2) + self.residual_g(y1)
-        return merge(y1, y2)
+        return y1, self.projection_2(x2) + self.residual_g(y1)
 
 
 class RevNet(_StagedNetwork):
@@ -256,14 +253,24 @@ class RevNet(_StagedNetwork):
 
     backwards = ("stored", "reversible")
 
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """The representation after the stem and after every unit, merged, one at a time."""
+        check_images(x, self.in_channels, 1)
+        z = self.stem(x)
+        yield z
+        halves = split(z)
+        for unit in self.units:
+            halves = unit(*halves)
+            yield merge(*halves)
+
     def _apply_units(self, z: Tensor) -> Tensor:
-        if self.backward == "stored":
-            return super()._apply_units(z)
+        # The halves stay apart between units: of a slice, batch norm takes several times as long.
+        halves = split(z)
         for reversible, units in groupby(self.units, lambda u: isinstance(u, _ReversibleUnit)):
-            if reversible:
+            if reversible and self.backward == "reversible":
                 blocks = [block for unit in units for block in unit.blocks]
-                z = merge(*reversible_stack(blocks, *split(z)))
+                halves = reversible_stack(blocks, *halves)
             else:
                 for unit in units:
-                    z = unit(z)
-        return z
+                    halves = unit(*halves)
+        return merge(*halves)

@@ -12,7 +12,7 @@ from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.checks import check_positive
 from irevnet.model import IRevNet
 
-__all__ = ["create_model", "list_models", "pretrained_path"]
+__all__ = ["create_model", "list_models", "model_arguments", "pretrained_path"]
 
 _CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
 _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
@@ -47,7 +47,9 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     ),
     "revnet56": (RevNet, {}),
     "resnet50": (_resnet50, {}),
-    # CIFAR-10: the released code's network, a bijective one, baselines of its depth
+    # CIFAR-10: the released code's network; a bijective one with the text's bottleneck and one of
+    # about as many parameters with 3x3 kernels; baselines with about the depth, parameters and
+    # multiply-adds of the first
     "irevnet_cifar": (
         IRevNet,
         {
@@ -69,6 +71,17 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "bottleneck_channels": (64, 128, 256),
         },
     ),
+    "irevnet_cifar_bijective_3x3": (
+        IRevNet,
+        {
+            **_CIFAR,
+            "entry_factor": 2,
+            "blocks": (4, 4, 4),
+            "half_channels": (6, 24, 96),
+            "bottleneck_channels": (64, 128, 256),
+            "kernel_sizes": (3, 3, 3),
+        },
+    ),
     "revnet_cifar": (
         RevNet,
         {
@@ -76,7 +89,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "stem": "small",
             "stem_channels": 32,
             "units": (9, 9, 9),
-            "channels": (128, 256, 512),
+            "channels": (128, 256, 1024),
         },
     ),
     "resnet_cifar": (
@@ -86,7 +99,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "stem": "small",
             "stem_channels": 16,
             "units": (18, 18, 18),
-            "channels": (64, 128, 256),
+            "channels": (64, 128, 512),
         },
     ),
     # scikit-learn's handwritten digits: all four about 38 layers deep, 0.2 to 0.3 million
@@ -175,22 +188,42 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
         >>> model.num_classes
         2
     """
-    if name not in list_models():
-        raise ValueError(f"name must be one of {list_models()}, got {name!r}")
-    network, defaults = _MODELS[name]
-    allowed = list(inspect.signature(network).parameters)
-    unknown = sorted(set(overrides) - set(allowed))
-    if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(unknown)}; allowed are {allowed}")
+    arguments = model_arguments(name, **overrides)
+    network = _MODELS[name][0]
     if pretrained is None:
-        return network(**{**defaults, **overrides})
+        return network(**arguments)
     path = pretrained_path(name, pretrained)
     tensors, metadata = read_tensors(path)
     if "overrides" not in metadata:
         raise ValueError(f"{path} does not say how its network was built: not weights of the zoo")
-    model = network(**{**defaults, **metadata["overrides"], **overrides})
+    model = network(**{**arguments, **metadata["overrides"], **overrides})
     load_weights(model, tensors, str(path))
     return model.eval()
+
+
+def model_arguments(name: str, **overrides: Any) -> dict[str, Any]:  # noqa: ANN401
+    """All arguments with which :func:`create_model` builds a network.
+
+    A file of weights that holds them can be read when the zoo has changed.
+
+    Args:
+        name: one of :func:`list_models`.
+        **overrides: as for :func:`create_model`.
+
+    Raises:
+        ValueError: if the name or an override is unknown; the message lists what is allowed.
+    """
+    if name not in list_models():
+        raise ValueError(f"name must be one of {list_models()}, got {name!r}")
+    network, defaults = _MODELS[name]
+    signature = inspect.signature(network).parameters
+    unknown = sorted(set(overrides) - set(signature))
+    if unknown:
+        raise ValueError(
+            f"{name} has no argument {', '.join(unknown)}; allowed are {list(signature)}"
+        )
+    implied = {parameter.name: parameter.default for parameter in signature.values()}
+    return {**implied, **defaults, **overrides}
 
 
 def pretrained_path(name: str, experiment: str) -> Path:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from irevnet import create_model
 from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.data import ImageData, load_data
+from irevnet.zoo import model_arguments
 from pipeline.figures import mosaic
 from pipeline.params import ROOT, load_params
 
@@ -112,7 +113,8 @@ def weights_metadata(
     model = load_params().sections[experiment].models[family]
     return {
         "model": model.name,
-        "overrides": model.overrides,
+        # All of them, not those that differ from the zoo of today.
+        "overrides": model_arguments(model.name, **model.overrides),
         "experiment": experiment,
         "family": family,
         "seed": seed,

@@ -26,11 +26,21 @@ SMALL = {
         "blocks": (2, 2, 2),
         "bottleneck_channels": (8, 16, 32),
     },
+    "irevnet_cifar_bijective_3x3": {
+        "in_shape": (3, 8, 8),
+        "blocks": (2, 2, 2),
+        "bottleneck_channels": (8, 16, 32),
+    },
     "irevnet_digits": {"blocks": (3, 2, 2)},
     "irevnet_digits_bijective": {"blocks": (2, 2, 2)},
 }
 IREVNETS = [name for name in irevnet.list_models() if name.startswith("irevnet")]
-BIJECTIVE = ["irevnet_b", "irevnet_cifar_bijective", "irevnet_digits_bijective"]
+BIJECTIVE = [
+    "irevnet_b",
+    "irevnet_cifar_bijective",
+    "irevnet_cifar_bijective_3x3",
+    "irevnet_digits_bijective",
+]
 INJECTIVE = ["irevnet_a", "irevnet_cifar", "irevnet_digits"]
 
 

@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 from networks import BIJECTIVE, INJECTIVE, IREVNETS, SMALL
+from torch.utils.flop_counter import FlopCounterMode
 
 import irevnet
 from irevnet import zoo
@@ -16,6 +17,7 @@ def test_names():
         "irevnet_b",
         "irevnet_cifar",
         "irevnet_cifar_bijective",
+        "irevnet_cifar_bijective_3x3",
         "irevnet_digits",
         "irevnet_digits_bijective",
         "resnet50",
@@ -61,6 +63,37 @@ def test_parameter_counts_of_table_1(name, overrides, expected):
     with torch.device("meta"):
         model = irevnet.create_model(name, **overrides)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("baseline", ["revnet_cifar", "resnet_cifar"])
+def test_baselines_on_cifar10_match_the_released_network(baseline):
+    sizes = {}
+    for name in ("irevnet_cifar", baseline):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            model = irevnet.create_model(name)
+            model(torch.empty(1, 3, 32, 32))
+        depth = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        sizes[name] = torch.tensor([depth, parameters, counter.get_total_flops()])
+    # Depth and operations to 5%, parameters to 15%.
+    ratios = sizes[baseline] / sizes["irevnet_cifar"]
+    assert ((ratios - 1).abs() <= torch.tensor([0.05, 0.15, 0.05])).all()
+
+
+def test_kernels_of_the_bijective_networks_on_cifar10_at_equal_parameters():
+    counts = {}
+    for name, kernels in {
+        "irevnet_cifar_bijective": [1, 3, 1],
+        "irevnet_cifar_bijective_3x3": [3, 3, 3],
+    }.items():
+        with torch.device("meta"):
+            model = irevnet.create_model(name)
+        for block in model.blocks:
+            convolutions = [m for m in block.residual if isinstance(m, torch.nn.Conv2d)]
+            assert [m.kernel_size[0] for m in convolutions] == kernels
+        counts[name] = sum(parameter.numel() for parameter in model.parameters())
+    first, second = counts.values()
+    assert abs(second / first - 1) <= 0.01
 
 
 @pytest.mark.parametrize("name", ["irevnet_a", "irevnet_b"])
@@ -188,6 +221,17 @@ class TestPretrained:
         message = r"irevnet_digits.safetensors does not say how its network was built"
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits")
+
+    def test_weights_that_say_all_outlive_a_change_of_the_zoo(self, weights, monkeypatch):
+        model = irevnet.create_model("irevnet_digits", num_classes=4)
+        overrides = zoo.model_arguments("irevnet_digits", num_classes=4)
+        save_weights(model, weights, {"overrides": overrides})
+        network, arguments = zoo._MODELS["irevnet_digits"]
+        changed = (network, {**arguments, "blocks": (1, 1, 1), "strides": (2, 1, 2)})
+        monkeypatch.setitem(zoo._MODELS, "irevnet_digits", changed)
+        loaded = irevnet.create_model("irevnet_digits", pretrained="digits")
+        x = torch.rand(2, 1, 8, 8)
+        assert torch.equal(loaded(x), model.eval()(x))
 
     def test_overrides_are_plain_json(self, weights):
         overrides = {"num_classes": 4, "blocks": [1, 1, 1]}

@@ -1,4 +1,4 @@
-"""What the book computes from the code itself: parameter counts, and the architecture's figures."""
+"""What the book computes from the code itself: sizes of networks, the architecture's figures."""
 
 import subprocess
 import sys
@@ -41,9 +41,54 @@ class ParameterCounts(SphinxDirective):
             count = sum(parameter.numel() for parameter in model.parameters())
             agree = "yes" if f"{round(count / 1e6)}M" == quoted else "no"
             rows.append([f"`{name}`", _kernels(model), f"{count:,}", quoted, agree])
-        head, *body = rows
-        text = [" | ".join(row) for row in [head, ["---", "---", "--:", "--:", "---"], *body]]
-        return self.parse_text_to_nodes("\n".join(f"| {line} |" for line in text))
+        return _table(self, rows, "--rr-")
+
+
+class NetworkSizes(SphinxDirective):
+    """A table of an experiment's networks: convolutions, parameters and multiply-adds, counted now.
+
+    The argument names a section of ``params.yaml``.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        import irevnet
+        from pipeline.figures import FAMILY_LABELS
+        from pipeline.params import ROOT, load_params
+
+        for path in (*Path(irevnet.__file__).parent.glob("*.py"), ROOT / "params.yaml"):
+            self.env.note_dependency(str(path))
+        rows = [["", "in the zoo", "convolutions", "parameters", "multiply-adds of an image"]]
+        for family, settings in load_params().sections[self.arguments[0]].models.items():
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                model = irevnet.create_model(settings.name, **settings.overrides).eval()
+                model(torch.empty(1, *model.in_shape))
+            convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in model.modules())
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            # Two operations each.
+            multiply_adds = counter.get_total_flops() / 2
+            rows.append(
+                [
+                    FAMILY_LABELS[family],
+                    f"`{settings.name}`",
+                    str(convolutions),
+                    f"{parameters / 1e6:.2f} M",
+                    f"{multiply_adds / 1e6:,.3g} M",
+                ]
+            )
+        return _table(self, rows, "--rrr")
+
+
+def _table(directive: SphinxDirective, rows: list[list[str]], columns: str) -> list[nodes.Node]:
+    """A table with a head; ``columns`` has an ``r`` for each that is aligned at the right."""
+    head, *body = rows
+    line = ["--:" if column == "r" else "---" for column in columns]
+    text = [f"| {' | '.join(row)} |" for row in (head, line, *body)]
+    return directive.parse_text_to_nodes("\n".join(text))
 
 
 def _kernels(model: Any) -> str:  # noqa: ANN401
@@ -65,7 +110,8 @@ def _draw_figures(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directive, and draws the figures that are older than their script."""
+    """Registers the directives, and draws the figures that are older than their script."""
     app.add_directive("parameter-counts", ParameterCounts)
+    app.add_directive("network-sizes", NetworkSizes)
     app.connect("builder-inited", _draw_figures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
