@@ -4,12 +4,14 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import jacobian, memory_and_speed, variants
+import irevnet
+from benchmarks import jacobian, memory_and_speed, time_to_accuracy, variants
 from benchmarks.measure import (
     estimate,
     fit_line,
@@ -33,6 +35,9 @@ from benchmarks.steps import (
 )
 from benchmarks.targets import targets
 from irevnet.analysis.memory import saved_bytes
+from irevnet.checkpoint import load_weights, read_tensors
+from irevnet.data import load_digits
+from irevnet.training import evaluate
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -320,3 +325,78 @@ def test_the_jacobians_benchmark_times_what_is_the_same(tmp_path):
     assert record["relative_difference"] < 1e-5
     assert set(record["times_as_fast_as"]) == {"loop", "loop_with_parameters", "columns"}
     assert record["provenance"]["command"] == "python -m benchmarks.jacobian --quick --device cpu"
+
+
+class TestTimeToAccuracy:
+    OPTIONS = ("--experiment", "digits", "--epochs", "1", "--device", "cpu", "--threads", "1")
+
+    def run(self, folder, *options):
+        return json.loads(
+            time_to_accuracy.main([*self.OPTIONS, "--output", str(folder), *options]).read_text()
+        )
+
+    def test_every_seed_of_every_family_is_trained_and_kept(self, tmp_path):
+        families = ("irevnet_bijective", "resnet")
+        weights = tmp_path / "weights"
+        options = ("--families", *families, "--weights", str(weights))
+        record = self.run(tmp_path, "--seeds", "1", *options)
+        assert [run["family"] for run in record["runs"]] == list(families)
+        before = record["runs"]
+        record = self.run(tmp_path, "--seeds", "2", *options)
+        # The first two are those of the run before, which are not made again.
+        assert record["runs"][:2] == before
+        assert [(run["family"], run["seed"]) for run in record["runs"][2:]] == [
+            ("irevnet_bijective", 1),
+            ("resnet", 1),
+        ]
+        for run in record["runs"]:
+            tensors, metadata = read_tensors(weights / f"{run['model']}-{run['seed']}.safetensors")
+            model = irevnet.create_model(metadata["model"], **metadata["overrides"])
+            load_weights(model, tensors, "weights")
+            found = evaluate(model, load_digits().test)
+            assert found.accuracy == run["test_accuracy"] == metadata["metrics"]["test_accuracy"]
+        assert record["families"]["resnet"]["networks"] == 2
+        assert record["targets"][0]["met"] is False
+
+    def test_results_with_other_settings_are_kept(self, tmp_path):
+        path = tmp_path / time_to_accuracy.FILE
+        path.write_text('{"settings": {"experiment": "cifar10"}, "runs": []}')
+        with pytest.raises(SystemExit, match="holds results with other settings"):
+            self.run(tmp_path)
+        assert "cifar10" in path.read_text()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--experiment", "seeds"), "--experiment must be a section of params.yaml, got 'see"),
+            (("--families", "vgg"), "--families must be of irevnet, .*, got vgg"),
+            (("--seeds", "0"), "--seeds must be at least 1, got 0"),
+        ],
+    )
+    def test_errors(self, tmp_path, capsys, options, message):
+        with pytest.raises(SystemExit):
+            self.run(tmp_path, *options)
+        assert re.search(message, capsys.readouterr().err)
+
+    def test_the_goal_counts_networks_that_were_fast_enough(self):
+        runs = [
+            {
+                "family": family,
+                "test_accuracy": accuracy,
+                "seconds": {"set_up": 30.0, "training": seconds},
+            }
+            for family, accuracy, seconds in (
+                ("irevnet", 0.94, 110.0),
+                ("irevnet", 0.96, 119.0),
+                ("irevnet_bijective", 0.97, 121.0),
+                ("resnet", 0.99, 10.0),
+            )
+        ]
+        families = time_to_accuracy.summary(runs)
+        assert families["irevnet"]["test_accuracy"] == pytest.approx(0.95)
+        assert families["irevnet"]["standard_deviation"] == pytest.approx(0.02 / 2**0.5)
+        assert families["resnet"]["standard_deviation"] is None
+        target = time_to_accuracy.target(families)
+        assert target["measured"] == pytest.approx(0.95)
+        assert target["met"]
+        assert not time_to_accuracy.target({"resnet": families["resnet"]})["met"]

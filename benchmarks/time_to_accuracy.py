@@ -1,0 +1,238 @@
+"""Trains networks of an experiment against the clock: ``python -m benchmarks.time_to_accuracy``.
+
+The pipeline trains the same networks by the same recipe in notebooks; this needs torch and
+scikit-learn only, so that it runs on a machine with a GPU and little else. Images are on the
+device when the clock starts. Set-up, in which the network is compiled, is timed apart. Test images
+are looked at once, when a network is trained; test accuracy is that of the weights as they would
+be stored. Every network's result is written as soon as it is there, and a run that was interrupted
+goes on after the last one.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.memory_and_speed import slug
+from benchmarks.provenance import ROOT, describe_run, public_command
+from irevnet import create_model
+from irevnet.checkpoint import round_weights, save_weights
+from irevnet.data import ImageData, load_data
+from irevnet.training import TrainingConfig, evaluate, train
+from irevnet.zoo import model_arguments
+
+__all__ = ["FILE", "main", "measure", "summary", "target"]
+
+FILE = "time_to_accuracy.json"
+# Of the released code's CIFAR-10 network, which trains for about five hours.
+ACCURACY, SECONDS = 0.945, 120
+
+
+def measure(
+    experiment: dict[str, Any],
+    data: ImageData,
+    family: str,
+    seed: int,
+    device: torch.device,
+    weights: Path | None,
+) -> dict[str, Any]:
+    """Trains one network, and says how long it took and how accurate it is.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        data: its images.
+        family: a key of the section's ``models``.
+        seed: of weights, order and augmentation.
+        device: where to train.
+        weights: a folder for the trained network's weights, or None to keep none.
+    """
+    settings = experiment["models"][family]
+    arguments = model_arguments(settings["name"], **settings.get("overrides", {}))
+    config = TrainingConfig(**experiment["training"])
+    data = data.to(device)
+    torch.manual_seed(seed)
+    model = create_model(settings["name"], **arguments)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clocks = [_clock(device)]
+    history = train(
+        model,
+        data,
+        config,
+        seed=seed,
+        device=device,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+        ready=lambda: clocks.append(_clock(device)),
+    )
+    clocks.append(_clock(device))
+    dtype = getattr(torch, settings.get("weights", "float32"))
+    round_weights(model, dtype)
+    results = [evaluate(model, data.test, precision=config.precision, flips=f) for f in (0, 1)]
+    found = {
+        "family": family,
+        "model": settings["name"],
+        "seed": seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": {"set_up": clocks[1] - clocks[0], "training": clocks[2] - clocks[1]},
+        "test_accuracy": results[0].accuracy,
+        "test_accuracy_with_flips": results[1].accuracy if config.flip else None,
+        "test_images": results[0].n,
+        "train_accuracy": [row["train_accuracy"] for row in history],
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+    if weights is not None:
+        metadata = {"model": settings["name"], "overrides": arguments, "seed": seed}
+        metrics = {"test_accuracy": results[0].accuracy}
+        path = weights / f"{settings['name']}-{seed}.safetensors"
+        save_weights(model, path, metadata | {"family": family, "metrics": metrics}, dtype)
+    return found
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of every family: accuracy over seeds (mean, standard deviation, range) and seconds."""
+    families = {}
+    for family in dict.fromkeys(run["family"] for run in runs):
+        own = [run for run in runs if run["family"] == family]
+        accuracies = [run["test_accuracy"] for run in own]
+        families[family] = {
+            "networks": len(own),
+            "test_accuracy": statistics.fmean(accuracies),
+            "standard_deviation": statistics.stdev(accuracies) if len(own) > 1 else None,
+            "lowest": min(accuracies),
+            "highest": max(accuracies),
+            # The first network of a process also pays for what later ones find done.
+            "training_seconds": [run["seconds"]["training"] for run in own],
+            "set_up_seconds": [run["seconds"]["set_up"] for run in own],
+        }
+    return families
+
+
+def target(families: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was to be reached, and the best that a family of i-RevNets reached in that time."""
+    reached = {
+        family: found["test_accuracy"]
+        for family, found in families.items()
+        if family.startswith("irevnet") and max(found["training_seconds"]) <= SECONDS
+    }
+    best = max(reached.values(), default=None)
+    return {
+        "what": f"mean test accuracy of an i-RevNet, trained in {SECONDS} s or less",
+        "target": f"at least {ACCURACY}",
+        "measured": best,
+        "met": None if best is None else best >= ACCURACY,
+    }
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Runs from the command line; returns the file of the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_accuracy")
+    parser.add_argument("--experiment", default="cifar10", help="a section of params.yaml")
+    parser.add_argument(
+        "--families", nargs="+", default=["irevnet"], help="of its models; default: irevnet"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="how many; default: 5")
+    parser.add_argument("--epochs", type=int, help="in place of the experiment's")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
+    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
+    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
+    parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
+    chosen = parser.parse_args(arguments)
+    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
+    experiment = sections.get(chosen.experiment)
+    if not isinstance(experiment, dict) or "models" not in experiment:
+        parser.error(f"--experiment must be a section of params.yaml, got {chosen.experiment!r}")
+    unknown = sorted(set(chosen.families) - set(experiment["models"]))
+    if unknown:
+        parser.error(
+            f"--families must be of {', '.join(experiment['models'])}, got {', '.join(unknown)}"
+        )
+    for name in ("seeds", "epochs", "threads"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    if chosen.epochs:
+        experiment["training"]["epochs"] = chosen.epochs
+    device = torch.device(chosen.device)
+    root = chosen.data or Path(os.environ.get("IREVNET_DATA", ROOT / "data"))
+    data = load_data(**{**experiment["data"], "root": root})
+    path = (chosen.output or ROOT / "results" / "benchmarks" / slug(device)) / FILE
+    settings = {
+        "experiment": chosen.experiment,
+        "training": experiment["training"],
+        "training_images": len(data.train),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+    started, clock = datetime.now(UTC), time.perf_counter()
+    command = public_command("time_to_accuracy", sys.argv[1:] if arguments is None else arguments)
+    runs = _finished(path, settings)
+    done = {(run["family"], run["seed"]) for run in runs}
+    # Seed by seed: whatever the time allows, all families have as many networks.
+    for seed in range(chosen.seeds):
+        for family in chosen.families:
+            if (family, seed) in done:
+                continue
+            run = measure(experiment, data, family, seed, device, chosen.weights)
+            run["provenance"] = describe_run(command, started, time.perf_counter() - clock)
+            runs.append(run)
+            families = summary(runs)
+            record = {
+                "settings": settings,
+                "families": families,
+                "targets": [target(families)],
+                "runs": runs,
+            }
+            _write(path, record)
+            print(
+                f"{family}, seed {seed}: {run['test_accuracy']:.2%} in "
+                f"{run['seconds']['training']:.1f} s, after {run['seconds']['set_up']:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return path
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The networks of an earlier run with the same settings.
+
+    Raises:
+        SystemExit: if the file holds another run: it is not to be lost.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if record["settings"] != json.loads(json.dumps(settings)):
+        sys.exit(f"{path} holds results with other settings; move it, or name another --output")
+    return record["runs"]
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    main()
