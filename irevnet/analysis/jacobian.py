@@ -5,7 +5,10 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
+from irevnet.model import IRevNet
 
 __all__ = [
     "condition_number",
@@ -148,21 +151,27 @@ def spectra(jacobian: Tensor) -> Tensor:
     return torch.linalg.svdvals(jacobian)
 
 
-def singular_values(
-    function: Callable[[Tensor], Tensor], images: Tensor, *, memory: int = 2**28
-) -> Tensor:
-    """:func:`spectra` of :func:`jacobians`, with one Jacobian in memory at a time.
+def singular_values(model: nn.Module, images: Tensor, *, memory: int = 2**28) -> Tensor:
+    """:func:`spectra` of the Jacobians of ``model.encode``, with one of them in memory at a time.
+
+    They are those of :func:`~irevnet.analysis.blockwise_jacobian.irevnet_jacobians` for an
+    i-RevNet, else of :func:`jacobians`.
 
     Args:
-        function: as for :func:`jacobians`.
+        model: a network with a method ``encode``, in evaluation mode.
         images: ``(N, C, H, W)``.
-        memory: as for :func:`jacobians`.
+        memory: as for either.
 
     Returns:
         ``(N, k)``, falling, on the CPU.
     """
-    pieces = [spectra(jacobians(function, image[None], memory=memory)) for image in images]
-    return torch.cat(pieces).cpu()
+
+    def compute(image: Tensor) -> Tensor:
+        if isinstance(model, IRevNet):
+            return irevnet_jacobians(model, image, memory=memory)
+        return jacobians(model.encode, image, memory=memory)
+
+    return torch.cat([spectra(compute(image[None])) for image in images]).cpu()
 
 
 def numerical_rank(singular_values: Tensor, outputs: int) -> Tensor:
