@@ -176,7 +176,7 @@ class Trivial(_Section):
     search_tolerance: PositiveFloat
     dimensions: Annotated[list[PositiveInt], Field(min_length=2)]
     tolerance: Share
-    features: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    features: list[NonNegativeInt]  # [] where there are fewer training images than pixels
 
 
 class Stability(_Section):

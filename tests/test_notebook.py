@@ -8,7 +8,7 @@ import torch
 from irevnet.checkpoint import save_weights
 from pipeline import notebook
 from pipeline.figures import mosaic
-from pipeline.notebook import Results, new_model, trained_models
+from pipeline.notebook import Results, load_experiment_data, new_model, trained_models
 
 
 def test_a_walk_is_a_picture_and_what_it_shows(tmp_path):
@@ -53,3 +53,17 @@ def test_networks_of_several_runs_or_the_published_one_where_they_are_missing(
     (published,) = trained_models("digits", "resnet", 3)  # of seed 2 there are no weights
     expected = notebook.trained_model("digits", "resnet")
     assert torch.equal(published.classifier.linear.weight, expected.classifier.linear.weight)
+
+
+def test_images_that_cannot_be_downloaded_are_named_with_what_needs_no_download(
+    tmp_path, monkeypatch
+):
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("IREVNET_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(ValueError, match=r"not be downloaded \(no route") as caught:
+        load_experiment_data("cifar10_cpu")
+    assert 'experiment = "digits" needs no download' in "".join(caught.value.__notes__)
+    assert len(load_experiment_data("digits").test) == 540

@@ -1,10 +1,12 @@
 import json
+from ast import literal_eval
 
 import nbformat
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from pipeline import params
 from pipeline import run as runner
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.run import QUESTIONS, make_deterministic, notebook_parameters
@@ -14,15 +16,36 @@ def declared(question):
     return papermill.inspect_notebook(ROOT / "notebooks" / f"{question}.ipynb")
 
 
+def defaults(question):
+    # papermill returns the source of a default: literals, all of them.
+    return {name: literal_eval(value["default"]) for name, value in declared(question).items()}
+
+
+@pytest.mark.parametrize("experiment", ["digits", "cifar10_cpu"])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_notebook_declares_what_it_is_given_with_the_same_values(question):
+def test_a_notebook_declares_what_it_is_given(question, experiment):
     family, seed = ("irevnet_bijective", 0) if question == "train" else (None, None)
-    given = notebook_parameters(question, "digits", family, seed)
-    parameters = declared(question)
-    assert set(given) | {"output"} == set(parameters)
-    for name, value in given.items():
-        # papermill returns the source of a default: literals, all of them.
-        assert eval(parameters[name]["default"], {"__builtins__": {}}) == value, name
+    given = notebook_parameters(question, experiment, family, seed)
+    assert set(given) | {"output"} == set(declared(question))
+
+
+@pytest.mark.parametrize("question", sorted(set(QUESTIONS) - {"train"}))
+def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(question):
+    own = defaults(question)
+    assert own.pop("experiment") == "cifar10_cpu"
+    assert own.pop("output") == f"scratch/{question}"
+    if question in ("data", "claims"):
+        assert own == {}
+    else:
+        getattr(params, question.capitalize()).model_validate(own)
+
+
+def test_training_on_its_own_is_that_of_the_digits():
+    own = defaults("train")
+    section = load_params().sections[own["experiment"]]
+    assert own["experiment"] == "digits"
+    assert own["family"] in section.models
+    assert params.Training.model_validate(own["training"]) == section.training
 
 
 def test_train_is_given_only_what_params_yaml_sets():
