@@ -107,6 +107,10 @@ def view(extension: ModuleType, folder: Path) -> Any:
     return extension.Results("results", tables["results"])
 
 
+def estimate(extension: ModuleType, value: float, low: float, high: float) -> Any:
+    return extension.Results("estimate", {"value": value, "low": low, "high": high})
+
+
 def test_results_are_found_by_attribute(extension: ModuleType, folder: Path) -> None:
     results = view(extension, folder)
     assert results.toy.inversion.n == 1797
@@ -133,6 +137,25 @@ def test_numbers_are_formatted(extension: ModuleType, folder: Path) -> None:
     assert extension.number(2.5e-6) == r"$2.50 \times 10^{-6}$"
     assert extension.percent(0.97777) == "97.8%"
     assert extension.number(error, 2) == r"$2.5\ (2.0 \text{ to } 3.0) \times 10^{-6}$"
+    assert extension.percent(estimate(extension, 0.978, 0.971, 0.984)) == (
+        "97.8% (97.1%\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}98.4%)"
+    )
+    assert extension.number(estimate(extension, 2.0, 2.0, 2.0)) == "2.00"
+
+
+def test_intervals_come_apart(extension: ModuleType, folder: Path) -> None:
+    error = view(extension, folder).toy.inversion.i_revnet.error
+    assert extension.show_number(error, 2).apart() == (
+        r"$2.5 \times 10^{-6}$",
+        r"$(2.0 \text{ to } 3.0) \times 10^{-6}$",
+    )
+    share = estimate(extension, 0.978, 0.971, 0.984)
+    assert extension.show_percent(share).apart() == (
+        "97.8%",
+        "(97.1\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}98.4%)",
+    )
+    assert extension.show_number(1797).apart() == ("1,797", "")
+    assert extension.show_number(2.5e-6).apart() == (r"$2.50 \times 10^{-6}$", "")
 
 
 def test_the_digest_follows_contents(extension: ModuleType, folder: Path) -> None:
@@ -149,7 +172,7 @@ def build(folder: Path, page: str) -> tuple[str, str]:
     (folder / "inversion.md").write_text("---\norphan: true\n---\n\n# Inversion\n")
     (folder / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
-        "extensions = ['myst_parser', 'results', 'slider']\n"
+        "extensions = ['myst_parser', 'family_table', 'results', 'slider']\n"
         "myst_enable_extensions = ['substitution', 'dollarmath']\n"
     )
     outcome = subprocess.run(
@@ -249,6 +272,132 @@ def test_pages_follow_the_results(folder: Path) -> None:
     write(folder / "results/other/data/metrics.json", {"images": 4})
     page, _ = build(folder, "{{ results.other.data.images }} images")
     assert "4 images" in page
+
+
+# --- tables by family -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families(folder: Path) -> Path:
+    """Results of three families, in another order than the book's, and of one at other places."""
+    share = {"value": 0.978, "low": 0.971, "high": 0.984, "n": 540}
+    write(
+        folder / "results/toy/separation/metrics.json",
+        {
+            "resnet": {"svm": share | {"low": 0.9}, "rank": 0.12345, "noise": {"n": [7, 1797]}},
+            "pixels": {"svm": 0.5},
+            "irevnet": {"svm": share, "rank": 2.5e-6, "noise": {"n": [7, 64]}},
+            "irevnet_bijective": {
+                "svm": share | {"low": 0.978, "high": 0.978},
+                "rank": 1,
+                "noise": {"n": [7, 8]},
+                "largest": 4.5,
+            },
+            "found": {"revnet": {"state": "exact"}, "irevnet_ignored": {"state": "lost"}},
+        },
+    )
+    return folder
+
+
+def table(page: str) -> list[list[str]]:
+    """The text of the cells, by row; a star before those that are heads."""
+    body = page[page.index('<table class="family-table') : page.index("</table>")]
+    rows = [re.findall(r"<t([hd])[^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr")[1:]]
+    return [
+        ["*" * (kind == "h") + html.unescape(re.sub("<[^>]*>", "", text)) for kind, text in row]
+        for row in rows
+    ]
+
+
+def test_a_table_has_a_row_for_each_family(families: Path) -> None:
+    page, warnings = build(
+        families,
+        "```{family-table} toy separation\n"
+        ":corner: of {{ results.toy.inversion.n }}\n"
+        "$L$, *SVM*: percent(svm)\n"
+        "'rank: 2': number(rank, 2)\n"
+        "n: number(noise.n[-1])\n"
+        "as it is: noise.n[0]\n"
+        "largest: {irevnet_bijective: number(largest)}\n```\n",
+    )
+    assert warnings == ""
+    assert '97.8% <span class="interval">(97.1 to 98.4%)</span>' in page
+    assert table(page) == [
+        ["*of 1797", r"*\(L\), SVM", "*rank: 2", "*n", "*as it is", "*largest"],
+        [
+            "*i-RevNet, injective",
+            "97.8% (97.1 to 98.4%)",
+            r"\(2.5 \times 10^{-6}\)",
+            "64",
+            "7",
+            "",
+        ],
+        ["*i-RevNet, bijective", "97.8%", "1", "8", "7", "4.50"],
+        ["*ResNet", "97.8% (90.0 to 98.4%)", "0.12", "1,797", "7", ""],
+    ]
+
+
+def test_a_table_has_chosen_families_as_columns(families: Path) -> None:
+    page, warnings = build(
+        families,
+        "```{family-table} toy separation\n:families: resnet irevnet\n:transposed:\n"
+        "rank: number(rank, 2)\nSVM: percent(svm, 0)\n```\n",
+    )
+    assert warnings == ""
+    assert table(page) == [
+        ["*", "*i-RevNet, injective", "*ResNet"],
+        ["*rank", r"\(2.5 \times 10^{-6}\)", "0.12"],
+        ["*SVM", "98% (97 to 98%)", "98% (90 to 98%)"],
+    ]
+
+
+def test_a_star_stands_for_the_family(families: Path) -> None:
+    page, warnings = build(
+        families, "```{family-table} toy separation\nstate: found.*.state\n```\n"
+    )
+    assert warnings == ""
+    assert table(page) == [["*", "*state"], ["*RevNet", "exact"]]
+
+
+def test_what_a_table_lacks_is_named(families: Path) -> None:
+    lacking = [
+        ("toy separation", "a: percent(wrong)", "results.toy.separation.irevnet.wrong is not in"),
+        ("toy separation", "a: percent(rank.low)", "irevnet.rank.low goes on below a value, 2.5e"),
+        ("toy separation", "a: percent(noise)", "results.toy.separation.irevnet.noise.low is not"),
+        ("toy separation", "a: noise", "results.toy.separation.irevnet.noise is not a number"),
+        ("toy separation", "a: number(found.*.state)", "of revnet: 'exact' is not a number"),
+        ("toy separation", "a: wrong.*.state", "results.toy.separation.wrong is not in"),
+        ("toy separation", ":families: revnet\na: svm", "results.toy.separation.revnet is not in"),
+        ("toy separation", "a: {revnet: rank}", "results.toy.separation.revnet is not in"),
+        ("toy separation", ":families: revnets\na: svm", "revnets is none of irevnet, "),
+        ("toy separation", "a: {resnets: svm}", "resnets is none of irevnet, "),
+        ("toy separation", "a: per cent(svm)", "'per cent(svm)' is not percent(path)"),
+        ("toy separation", "a: svm\na: rank", "twice in one table: a"),
+        ("toy separation", "a", "the body is not a mapping"),
+        ("toy inversion", "a: svm", "toy inversion: there are none of the families irevnet, "),
+        ("toy jacobian", "a: svm", "results.toy.jacobian is not in"),
+        ("toys separation", "a: svm", "toys separation: params.yaml has no such experiment"),
+    ]
+    page, warnings = build(
+        families,
+        "\n".join(f"```{{family-table}} {name}\n{body}\n```\n" for name, body, _ in lacking),
+    )
+    assert [message for _, _, message in lacking if message not in warnings] == []
+    assert warnings.count("family-table") == len(lacking)
+    assert "<table" not in page
+
+
+def test_a_table_of_an_experiment_without_results(families: Path) -> None:
+    page, warnings = build(families, "```{family-table} cifar10 separation\na: svm\n```\n")
+    assert warnings == ""
+    assert "There are no results in this repository yet." in page
+
+
+def test_a_table_follows_the_results(families: Path) -> None:
+    page = "```{family-table} toy data\nimages: images\n```\n"
+    for images in ("3", "4"):
+        write(families / "results/toy/data/metrics.json", {"resnet": {"images": images}})
+        assert table(build(families, page)[0])[1] == ["*ResNet", images]
 
 
 # --- the slider -----------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 Pages write ``{{ percent(results.digits.accuracy.resnet.accuracy) }}``; the substitutions are
 ``results`` (every metrics.json by experiment, question, ...), ``provenance``, ``claims`` and
 ``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold.
-Directives: ``{claims}``, ``{verdict}``, ``{provenance}`` and ``{targets}``. A key that is not there
-is a warning that names it. Pages are read again when the contents of a results file change.
+Directives: ``{claims}``, ``{verdict}``, ``{provenance}`` and ``{targets}``, and ``{family-table}``
+of :mod:`family_table`. A key that is not there is a warning that names it. Pages are read again
+when the contents of a results file change.
 """
 
 import copy
@@ -12,10 +13,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -23,7 +24,19 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-__all__ = ["MissingResultError", "Results", "load", "number", "percent", "setup"]
+__all__ = [
+    "NO_RESULTS",
+    "MissingResultError",
+    "Results",
+    "ResultsDirective",
+    "Shown",
+    "load",
+    "number",
+    "percent",
+    "setup",
+    "show_number",
+    "show_percent",
+]
 
 BENCHMARK = "memory_and_speed.json"
 FILES = ("metrics.json", "provenance.json", "claims.json", BENCHMARK, "jacobian.json")
@@ -87,10 +100,64 @@ class Results:
         raise MissingResultError(f"{self._name} is not a number; it has: {', '.join(self._value)}")
 
 
+class Shown(NamedTuple):
+    """A number in digits, the bounds of its interval, if any, and what belongs to all of them."""
+
+    value: str
+    bounds: Sequence[str] = ()
+    sign: str = ""
+    exponent: int = 0
+
+    def on_one_line(self) -> str:
+        """With the interval in brackets behind the number."""
+        interval = self._interval(self.sign)
+        if self.exponent:
+            return self._mathematics(rf"{self.value}\ {interval}" if interval else self.value)
+        return f"{self.value}{self.sign} {interval}".rstrip()
+
+    def apart(self) -> tuple[str, str]:
+        """The number, and its interval in brackets; that is empty if there is none."""
+        interval = self._interval("")
+        if self.exponent:
+            return self._mathematics(self.value), interval and self._mathematics(interval)
+        return f"{self.value}{self.sign}", interval.replace(")", f"{self.sign})")
+
+    def _interval(self, sign: str) -> str:
+        if not self.bounds:
+            return ""
+        low, high = self.bounds
+        # No line may break inside of the brackets.
+        to = r" \text{ to } " if self.exponent else "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+        return f"({low}{sign}{to}{high}{sign})"
+
+    def _mathematics(self, digits: str) -> str:
+        return rf"${digits} \times 10^{{{self.exponent}}}$"
+
+
+def show_percent(value: float | Results, digits: int = 1) -> Shown:
+    """What :func:`percent` writes, in parts."""
+    shown, *bounds = (f"{100 * x:.{digits}f}" for x in _value_and_bounds(value))
+    return Shown(shown, bounds, sign="%")
+
+
+def show_number(value: float | Results, digits: int = 3) -> Shown:
+    """What :func:`number` writes, in parts."""
+    numbers = _value_and_bounds(value)
+    if all(isinstance(x, int) for x in numbers):
+        shown, *bounds = (f"{x:,}" for x in numbers)
+        return Shown(shown, bounds)
+    exponent = int(f"{numbers[0]:.{digits - 1}e}".split("e")[1])
+    if -4 <= exponent < 6:
+        places = max(0, digits - 1 - exponent)
+        shown, *bounds = (f"{x:,.{places}f}" for x in numbers)
+        return Shown(shown, bounds)
+    shown, *bounds = (f"{x / 10**exponent:.{digits - 1}f}" for x in numbers)
+    return Shown(shown, bounds, exponent=exponent)
+
+
 def percent(value: float | Results, digits: int = 1) -> str:
     """A share as ``97.8%``; an estimate as ``97.8% (97.1% to 98.4%)``."""
-    shown, *bounds = (f"{100 * x:.{digits}f}%" for x in _value_and_bounds(value))
-    return _with_interval(shown, bounds)
+    return show_percent(value, digits).on_one_line()
 
 
 def number(value: float | Results, digits: int = 3) -> str:
@@ -98,27 +165,7 @@ def number(value: float | Results, digits: int = 3) -> str:
 
     An estimate is followed by its interval in brackets.
     """
-    numbers = _value_and_bounds(value)
-    if isinstance(numbers[0], int):
-        return f"{numbers[0]:,}"
-    exponent = int(f"{numbers[0]:.{digits - 1}e}".split("e")[1])
-    if -4 <= exponent < 6:
-        places = max(0, digits - 1 - exponent)
-        shown, *bounds = (f"{x:,.{places}f}" for x in numbers)
-        return _with_interval(shown, bounds)
-    shown, *bounds = (f"{x / 10**exponent:.{digits - 1}f}" for x in numbers)
-    if bounds:
-        shown += rf"\ ({bounds[0]} \text{{ to }} {bounds[1]})"
-    return rf"${shown} \times 10^{{{exponent}}}$"
-
-
-def _with_interval(shown: str, bounds: list[str]) -> str:
-    # No line may break inside of the brackets.
-    return (
-        f"{shown} ({bounds[0]}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{bounds[1]})"
-        if bounds
-        else shown
-    )
+    return show_number(value, digits).on_one_line()
 
 
 def _value_and_bounds(value: float | Results) -> list[float]:
@@ -158,19 +205,21 @@ def load(root: Path) -> tuple[dict[str, Any], str]:
     return tables, digest.hexdigest()
 
 
-class _ResultsDirective(SphinxDirective):
+class ResultsDirective(SphinxDirective):
     """What the directives share."""
 
     @property
     def tables(self) -> dict[str, Any]:
+        """What :func:`load` has read."""
         return self.env.results_tables
 
     def missing(self, message: str) -> list[nodes.Node]:
+        """Warns that a page asks for what is not there, and shows nothing."""
         logger.warning(message, location=self.get_location(), type="results", subtype="missing")
         return []
 
 
-class ClaimsTable(_ResultsDirective):
+class ClaimsTable(ResultsDirective):
     """``{claims} [experiment]``: the table of its claims; without an argument of every one."""
 
     optional_arguments = 1
@@ -211,7 +260,7 @@ class ClaimsTable(_ResultsDirective):
         return nodes.paragraph("", "", *children)
 
 
-class Verdict(_ResultsDirective):
+class Verdict(ResultsDirective):
     """``{verdict} C1 [C9]``: what every experiment says about these claims."""
 
     required_arguments = 1
@@ -242,7 +291,7 @@ class Verdict(_ResultsDirective):
         return nodes.container("", head, terms, classes=["verdict", _class(claim["verdict"])])
 
 
-class Provenance(_ResultsDirective):
+class Provenance(ResultsDirective):
     """``{provenance} [experiment] question``: what made its results, and its notebooks.
 
     The runs of training have a question each, such as ``train/irevnet-0``.
@@ -292,7 +341,7 @@ class Provenance(_ResultsDirective):
         return " \N{MIDDLE DOT} ".join(links)
 
 
-class Targets(_ResultsDirective):
+class Targets(ResultsDirective):
     """``{targets}``: what the benchmarks were to reach on every device, and what they reached."""
 
     def run(self) -> list[nodes.Node]:
@@ -419,7 +468,9 @@ def _name_notebook(app: Sphinx, document: nodes.document) -> None:
 class _Outdated:
     """Names the pages to read again when a results file has changed."""
 
-    uses_results: ClassVar = re.compile(r"\{\{|\{(claims|verdict|provenance|targets)\}")
+    uses_results: ClassVar = re.compile(
+        r"\{\{|\{(claims|verdict|provenance|targets|family-table)\}"
+    )
 
     def __call__(self, app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
         if getattr(env, "results_digest", None) == env.results_new_digest:
