@@ -76,22 +76,22 @@ def measure(
     clocks.append(_clock(device))
     dtype = getattr(torch, settings.get("weights", "float32"))
     round_weights(model, dtype)
-    results = [evaluate(model, data.test, precision=config.precision, flips=f) for f in (0, 1)]
+    test = [evaluate(model, data.test, precision=config.precision, flips=f) for f in (False, True)]
     found = {
         "family": family,
         "model": settings["name"],
         "seed": seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": {"set_up": clocks[1] - clocks[0], "training": clocks[2] - clocks[1]},
-        "test_accuracy": results[0].accuracy,
-        "test_accuracy_with_flips": results[1].accuracy if config.flip else None,
-        "test_images": results[0].n,
+        "test_accuracy": test[0].accuracy,
+        "test_accuracy_with_flips": test[1].accuracy if config.flip else None,
+        "test_images": test[0].n,
         "train_accuracy": [row["train_accuracy"] for row in history],
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
     if weights is not None:
         metadata = {"model": settings["name"], "overrides": arguments, "seed": seed}
-        metrics = {"test_accuracy": results[0].accuracy}
+        metrics = {"test_accuracy": test[0].accuracy}
         path = weights / f"{settings['name']}-{seed}.safetensors"
         save_weights(model, path, metadata | {"family": family, "metrics": metrics}, dtype)
     return found
