@@ -127,7 +127,9 @@ def svm_correct(
     Returns:
         ``(M,)`` bool.
     """
-    machine = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=search_tolerance))
+    # The dual problem is solved in few passes where the penalty is small, else the primal is faster.
+    svm = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
+    machine = make_pipeline(StandardScaler(), svm)
     best = {"linearsvc__C": penalties[0]}
     if len(penalties) > 1:
         search = GridSearchCV(machine, {"linearsvc__C": list(penalties)}, cv=3, refit=False)
