@@ -127,7 +127,7 @@ def svm_correct(
     Returns:
         ``(M,)`` bool.
     """
-    # The dual problem is solved in few passes where the penalty is small, else the primal is faster.
+    # The dual problem takes few passes where the penalty is small; else the primal is faster.
     svm = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
     machine = make_pipeline(StandardScaler(), svm)
     best = {"linearsvc__C": penalties[0]}
