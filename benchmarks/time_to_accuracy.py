@@ -118,17 +118,15 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def target(families: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What was to be reached, and the best that a family of i-RevNets reached in that time."""
-    reached = {
-        family: found["test_accuracy"]
-        for family, found in families.items()
-        if family.startswith("irevnet") and max(found["training_seconds"]) <= SECONDS
-    }
-    best = max(reached.values(), default=None)
+    own = [found for family, found in families.items() if family.startswith("irevnet")]
+    fast = [found for found in own if max(found["training_seconds"]) <= SECONDS]
+    best = max((found["test_accuracy"] for found in fast), default=None)
     return {
         "what": f"mean test accuracy of an i-RevNet, trained in {SECONDS} s or less",
         "target": f"at least {ACCURACY}",
         "measured": best,
-        "met": None if best is None else best >= ACCURACY,
+        # Not reached either if all of them took longer; not measured if there are none.
+        "met": any(found["test_accuracy"] >= ACCURACY for found in fast) if own else None,
     }
 
 
@@ -179,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     path = (chosen.output or ROOT / "results" / "benchmarks" / slug(device)) / FILE
     settings = {
         "experiment": chosen.experiment,
+        "models": experiment["models"],
         "training": experiment["training"],
         "training_images": len(data.train),
         "device": str(device),

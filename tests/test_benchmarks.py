@@ -403,4 +403,7 @@ class TestTimeToAccuracy:
         target = time_to_accuracy.target(families)
         assert target["measured"] == pytest.approx(0.95)
         assert target["met"]
-        assert not time_to_accuracy.target({"resnet": families["resnet"]})["met"]
+        slow = time_to_accuracy.target({"irevnet": families["irevnet_bijective"]})
+        assert slow["met"] is False
+        assert slow["measured"] is None
+        assert time_to_accuracy.target({"resnet": families["resnet"]})["met"] is None

@@ -97,6 +97,16 @@ def test_an_experiment_is_listed_for_as_long_as_it_runs(params):
     assert params.read_text() == before
 
 
+def test_a_section_that_an_experiment_does_not_have_is_not_listed(params):
+    text = params.read_text()
+    start = text.index("  trivial:\n", text.index("\ncifar10_cpu:\n"))
+    params.write_text(text[:start] + text[text.index("  stability:\n", start) :])
+    with selected("cifar10_cpu", params):
+        inside = load_params(params)
+        assert inside.beyond.trivial == []
+        assert inside.beyond.stability == ["cifar10_cpu"]
+
+
 def test_the_list_is_put_back_after_an_error(params):
     before = params.read_text()
     with pytest.raises(RuntimeError), selected("cifar10", params):
