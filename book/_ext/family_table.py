@@ -26,16 +26,10 @@ from typing import Any, ClassVar, NamedTuple
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
+from results_directives import NO_RESULTS, ResultsDirective
 from sphinx.application import Sphinx
 
-from results import (
-    NO_RESULTS,
-    MissingResultError,
-    Results,
-    ResultsDirective,
-    show_number,
-    show_percent,
-)
+from results import MissingResultError, Results, show_number, show_percent
 
 __all__ = ["FamilyTable", "setup"]
 
@@ -205,6 +199,8 @@ def _families(columns: dict[str, Column], metrics: Results) -> list[str]:
     found: set[str] = set()
     for column in columns.values():
         there = column if isinstance(column, dict) else _find(metrics, column.place)
+        if not isinstance(there, dict | Results):
+            raise MissingResultError(f"{column.text}: {there!r} is a value and has no families")
         found |= {family for family in _labels() if family in there}
     if not found:
         raise MissingResultError(f"there are none of the families {', '.join(_labels())}")

@@ -1,0 +1,64 @@
+"""Chromium for the tests that look at pages; Debian has it as chromium and chromium-driver."""
+
+import contextlib
+import http.client
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+class Browser:
+    """Headless Chromium without a network, driven through chromedriver's W3C interface."""
+
+    def __init__(self, driver: str, profile: Path) -> None:
+        self.host = driver
+        self.session = ""
+        arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--disable-quic",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={profile}",
+        ]
+        options = {"binary": CHROMIUM, "args": arguments}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        answer = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.session = f"/session/{answer['sessionId']}"
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(
+                method, self.session + path, None if body is None else json.dumps(body)
+            )
+            value = json.loads(connection.getresponse().read())["value"]
+        if isinstance(value, dict) and "error" in value:
+            raise RuntimeError(value["message"])
+        return value
+
+    def open(self, page: Path) -> None:
+        self.log()
+        self.call("POST", "/url", {"url": page.as_uri()})
+
+    def width(self, pixels: int) -> None:
+        metrics = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 600}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+        self.call("POST", "/goog/cdp/execute", command)
+
+    def run(self, script: str) -> Any:
+        """The value that ``script`` passes to ``done``."""
+        script = f"const done = arguments[0]; {script}"
+        return self.call("POST", "/execute/async", {"script": script, "args": []})
+
+    def log(self) -> list[dict[str, Any]]:
+        return self.call("POST", "/se/log", {"type": "browser"})

@@ -1,0 +1,479 @@
+"""The book's extensions, on small made-up results."""
+
+import html
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from browser import CHROMIUM
+
+from pipeline.notebook import Results
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def extension() -> Iterator[ModuleType]:
+    folder = str(ROOT / "book" / "_ext")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("results")
+    finally:
+        sys.path.remove(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Results of two experiments, of which one has claims."""
+    write(
+        tmp_path / "results/toy/inversion/metrics.json",
+        {"i-revnet": {"error": {"value": 2.5e-6, "low": 2e-6, "high": 3e-6, "n": 12}}, "n": 1797},
+    )
+    write(
+        tmp_path / "results/toy/inversion/provenance.json",
+        {
+            "command": "python -m pipeline.run inversion --experiment toy",
+            "commit": "0123456789abcdef",
+            "uncommitted_changes": True,
+            "started": "2025-01-02T03:04:05+00:00",
+            "seconds": 12.3,
+            "processor": "2 x A processor",
+            "gpu": None,
+            "system": "Linux x86_64",
+            "versions": {"python": "3.11.9", "torch": "2.15.0"},
+        },
+    )
+    write(tmp_path / "results/toy/train/resnet-0/metrics.json", {"accuracy": 0.5})
+    write(tmp_path / "results/other/data/metrics.json", {"images": 3})
+    condition = {
+        "what": "mean error",
+        "measured": "2.5e-06 [2e-06, 3e-06]",
+        "bound": "at most 5e-06",
+        "source": "inversion/metrics.json",
+        "holds": True,
+    }
+    failed = condition | {"what": "largest <error>", "measured": "1", "holds": False}
+    row = {
+        "id": "C1",
+        "claim": "The input is recovered.",
+        "paper": "about 5e-6",
+        "n": 1797,
+        "verdict": "partly",
+        "conditions": [condition, failed],
+    }
+    write(tmp_path / "results/toy/claims/claims.json", {"experiment": "toy", "rows": [row]})
+    return tmp_path
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def view(extension: ModuleType, folder: Path) -> Any:
+    tables, _ = extension.load(folder / "results")
+    return extension.Results("results", tables["results"])
+
+
+def estimate(extension: ModuleType, value: float, low: float, high: float) -> Any:
+    return extension.Results("estimate", {"value": value, "low": low, "high": high})
+
+
+def test_results_are_found_by_attribute(extension: ModuleType, folder: Path) -> None:
+    results = view(extension, folder)
+    assert results.toy.inversion.n == 1797
+    assert results.toy.inversion.i_revnet.error.n == 12
+    assert results.toy.inversion["i-revnet"].error.value == 2.5e-6
+    assert results.toy.train.resnet_0.accuracy == 0.5
+
+
+def test_a_missing_result_is_named(extension: ModuleType, folder: Path) -> None:
+    results = view(extension, folder)
+    with pytest.raises(extension.MissingResultError, match=r"results\.toy\.inversion\.wrong .*n$"):
+        _ = results.toy.inversion.wrong
+    with pytest.raises(extension.MissingResultError, match=r"results\.cifar10 .*other, toy"):
+        _ = results.cifar10.inversion
+    with pytest.raises(extension.MissingResultError, match=r"results\.toy is not a number"):
+        str(results.toy)
+
+
+def test_numbers_are_formatted(extension: ModuleType, folder: Path) -> None:
+    error = view(extension, folder).toy.inversion.i_revnet.error
+    assert extension.number(1797) == "1,797"
+    assert extension.number(0.12345) == "0.123"
+    assert extension.number(1234.5) == "1,234"
+    assert extension.number(2.5e-6) == r"$2.50 \times 10^{-6}$"
+    assert extension.percent(0.97777) == "97.8%"
+    assert extension.number(error, 2) == r"$2.5\ (2.0 \text{ to } 3.0) \times 10^{-6}$"
+    assert extension.percent(estimate(extension, 0.978, 0.971, 0.984)) == (
+        "97.8% (97.1%\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}98.4%)"
+    )
+    assert extension.number(estimate(extension, 2.0, 2.0, 2.0)) == "2.00"
+
+
+def test_intervals_come_apart(extension: ModuleType, folder: Path) -> None:
+    error = view(extension, folder).toy.inversion.i_revnet.error
+    assert extension.show_number(error, 2).apart() == (
+        r"$2.5 \times 10^{-6}$",
+        r"$(2.0 \text{ to } 3.0) \times 10^{-6}$",
+    )
+    share = estimate(extension, 0.978, 0.971, 0.984)
+    assert extension.show_percent(share).apart() == (
+        "97.8%",
+        "(97.1\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}98.4%)",
+    )
+    assert extension.show_number(1797).apart() == ("1,797", "")
+    assert extension.show_number(2.5e-6).apart() == (r"$2.50 \times 10^{-6}$", "")
+
+
+def test_the_digest_follows_contents(extension: ModuleType, folder: Path) -> None:
+    before = extension.load(folder / "results")[1]
+    (folder / "results/toy/inversion/metrics.json").touch()
+    assert extension.load(folder / "results")[1] == before
+    write(folder / "results/other/data/metrics.json", {"images": 4})
+    assert extension.load(folder / "results")[1] != before
+
+
+def build(folder: Path, page: str) -> tuple[str, str]:
+    """The built page and the warnings, of a small Sphinx project in a process of its own."""
+    (folder / "index.md").write_text(f"# Page\n\n{page}\n")
+    (folder / "inversion.md").write_text("---\norphan: true\n---\n\n# Inversion\n")
+    (folder / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
+        "extensions = ['myst_parser', 'family_table', 'results', 'results_directives', 'slider']\n"
+        "myst_enable_extensions = ['substitution', 'dollarmath']\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "--color", "-b", "html", ".", "_build"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    built = (folder / "_build/index.html").read_text()
+    body = built[built.index('<div class="body"') : built.index('<div class="sphinxsidebar"')]
+    return re.sub(r"\s+", " ", body), outcome.stderr
+
+
+def test_directives(folder: Path) -> None:
+    page, warnings = build(
+        folder,
+        "{{ number(results.toy.inversion.n) }} images.\n\n"
+        "```{claims}\n```\n\n```{verdict} C1\n```\n\n```{provenance} inversion\n```\n\n"
+        "```{provenance} cifar10 inversion\n```\n",
+    )
+    assert warnings == ""
+    assert "1,797 images" in page
+    table = page[page.index("<table") : page.index("</table>")]
+    for text in ("C1", 'href="inversion.html"', "The input is recovered.", "about 5e-6", "partly"):
+        assert text in table
+    assert "<strong>2.5e-06 [2e-06, 3e-06]</strong>; rule: at most 5e-06; <em>holds</em>" in table
+    assert "largest &lt;error&gt;: <strong>1</strong>; rule: at most 5e-06; <em>does not" in table
+    rest = page[page.index("</table>") :]
+    assert 'class="verdict verdict-partly' in rest
+    assert "n = 1,797" in rest
+    rest = re.sub("<[^>]*>", "", rest)
+    assert "python -m pipeline.run inversion --experiment toy" in rest
+    assert "0123456789" in rest
+    assert "with uncommitted changes" in rest
+    assert "started 2025-01-02 03:04 UTC, took 12 s" in rest
+    assert "2 x A processor, Linux x86_64; python 3.11.9, torch 2.15.0" in rest
+    assert "There are no results in this repository yet." in rest
+
+
+def test_benchmarks_by_device(folder: Path) -> None:
+    run = json.loads((folder / "results/toy/inversion/provenance.json").read_text())
+    write(
+        folder / "results/benchmarks/cpu-3-threads/memory_and_speed.json",
+        {
+            "provenance": run | {"command": "python -m benchmarks.memory_and_speed"},
+            "device": {"type": "cpu", "threads": 3},
+            "targets": [
+                {
+                    "what": "Step time",
+                    "target": "at most 1.30",
+                    "measured": {"value": 1.25, "low": 1.2, "high": 1.5, "n": 5},
+                    "met": True,
+                },
+                {"what": "Error", "target": "at most 1e-5", "measured": 2e-4, "met": False},
+                {"what": "Bytes", "target": "at least 10", "measured": None, "met": None},
+            ],
+        },
+    )
+    write(
+        folder / "results/benchmarks/cpu-1-threads/jacobian.json",
+        {"times": {"value": 2.5, "low": 2, "high": 3}},
+    )
+    page, warnings = build(
+        folder,
+        "{{ benchmarks.cpu_3_threads.targets[1].measured }}\n\n"
+        "{{ number(benchmarks.cpu_1_threads.jacobian.times.value, 2) }} times\n\n"
+        "```{targets}\n```\n",
+    )
+    assert warnings == ""
+    assert "<p>0.0002</p>" in page
+    assert "2.5 times" in page
+    rows = [re.sub("<[^>]*>", " ", row) for row in page.split("<tr")]
+    shown = [re.sub(r"\s+", " ", row) for row in rows]
+    assert any("Step time at most 1.30 1.25 (1.20 to 1.50) ✓ reached" in row for row in shown)
+    assert any("Error at most 1e-5" in row and "not reached" in row for row in shown)
+    nothing = "Bytes at least 10 \N{EN DASH} \N{EN DASH} not measured here"
+    assert any(nothing in row for row in shown)
+    assert "CPU, 3 threads" in page
+    assert "python -m benchmarks.memory_and_speed" in re.sub("<[^>]*>", "", page)
+
+
+def test_what_is_missing_is_a_warning_with_its_name(folder: Path) -> None:
+    _, warnings = build(
+        folder,
+        "{{ results.toy.inversion.wrong }}\n\n```{verdict} C7\n```\n\n"
+        "```{provenance} toy jacobian\n```\n",
+    )
+    assert "results.toy.inversion.wrong is not in any results file" in warnings
+    assert "no claims.json has a row C7" in warnings
+    assert "results/toy/jacobian/provenance.json is not there" in warnings
+
+
+def test_pages_follow_the_results(folder: Path) -> None:
+    page, _ = build(folder, "{{ results.other.data.images }} images")
+    assert "3 images" in page
+    write(folder / "results/other/data/metrics.json", {"images": 4})
+    page, _ = build(folder, "{{ results.other.data.images }} images")
+    assert "4 images" in page
+
+
+# --- tables by family -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families(folder: Path) -> Path:
+    """Results of three families, in another order than the book's, and of one at other places."""
+    share = {"value": 0.978, "low": 0.971, "high": 0.984, "n": 540}
+    write(
+        folder / "results/toy/separation/metrics.json",
+        {
+            "resnet": {"svm": share | {"low": 0.9}, "rank": 0.12345, "noise": {"n": [7, 1797]}},
+            "pixels": {"svm": 0.5},
+            "irevnet": {"svm": share, "rank": 2.5e-6, "noise": {"n": [7, 64]}},
+            "irevnet_bijective": {
+                "svm": share | {"low": 0.978, "high": 0.978},
+                "rank": 1,
+                "noise": {"n": [7, 8]},
+                "largest": 4.5,
+            },
+            "found": {"revnet": {"state": "exact"}, "irevnet_ignored": {"state": "lost"}},
+            "images": 540,
+        },
+    )
+    return folder
+
+
+def table(page: str) -> list[list[str]]:
+    """The text of the cells, by row; a star before those that are heads."""
+    body = page[page.index('<table class="family-table') : page.index("</table>")]
+    rows = [re.findall(r"<t([hd])[^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr")[1:]]
+    return [
+        ["*" * (kind == "h") + html.unescape(re.sub("<[^>]*>", "", text)) for kind, text in row]
+        for row in rows
+    ]
+
+
+def test_a_table_has_a_row_for_each_family(families: Path) -> None:
+    page, warnings = build(
+        families,
+        "```{family-table} toy separation\n"
+        ":corner: of {{ results.toy.inversion.n }}\n"
+        "$L$, *SVM*: percent(svm)\n"
+        "'rank: 2': number(rank, 2)\n"
+        "n: number(noise.n[-1])\n"
+        "as it is: noise.n[0]\n"
+        "largest: {irevnet_bijective: number(largest)}\n```\n",
+    )
+    assert warnings == ""
+    assert '97.8% <span class="interval">(97.1 to 98.4%)</span>' in page
+    assert table(page) == [
+        ["*of 1797", r"*\(L\), SVM", "*rank: 2", "*n", "*as it is", "*largest"],
+        [
+            "*i-RevNet, injective",
+            "97.8% (97.1 to 98.4%)",
+            r"\(2.5 \times 10^{-6}\)",
+            "64",
+            "7",
+            "",
+        ],
+        ["*i-RevNet, bijective", "97.8%", "1", "8", "7", "4.50"],
+        ["*ResNet", "97.8% (90.0 to 98.4%)", "0.12", "1,797", "7", ""],
+    ]
+
+
+def test_a_table_has_chosen_families_as_columns(families: Path) -> None:
+    page, warnings = build(
+        families,
+        "```{family-table} toy separation\n:families: resnet irevnet\n:transposed:\n"
+        "rank: number(rank, 2)\nSVM: percent(svm, 0)\n```\n",
+    )
+    assert warnings == ""
+    assert table(page) == [
+        ["*", "*i-RevNet, injective", "*ResNet"],
+        ["*rank", r"\(2.5 \times 10^{-6}\)", "0.12"],
+        ["*SVM", "98% (97 to 98%)", "98% (90 to 98%)"],
+    ]
+
+
+def test_a_star_stands_for_the_family(families: Path) -> None:
+    page, warnings = build(
+        families, "```{family-table} toy separation\nstate: found.*.state\n```\n"
+    )
+    assert warnings == ""
+    assert table(page) == [["*", "*state"], ["*RevNet", "exact"]]
+
+
+def test_what_a_table_lacks_is_named(families: Path) -> None:
+    lacking = [
+        ("toy separation", "a: percent(wrong)", "results.toy.separation.irevnet.wrong is not in"),
+        ("toy separation", "a: percent(rank.low)", "irevnet.rank.low goes on below a value, 2.5e"),
+        ("toy separation", "a: percent(noise)", "results.toy.separation.irevnet.noise.low is not"),
+        ("toy separation", "a: noise", "results.toy.separation.irevnet.noise is not a number"),
+        ("toy separation", "a: number(found.*.state)", "of revnet: 'exact' is not a number"),
+        ("toy separation", "a: images.*.state", "images.*.state: 540 is a value and has no"),
+        ("toy separation", "a: wrong.*.state", "results.toy.separation.wrong is not in"),
+        ("toy separation", ":families: revnet\na: svm", "results.toy.separation.revnet is not in"),
+        ("toy separation", "a: {revnet: rank}", "results.toy.separation.revnet is not in"),
+        ("toy separation", ":families: revnets\na: svm", "revnets is none of irevnet, "),
+        ("toy separation", "a: {resnets: svm}", "resnets is none of irevnet, "),
+        ("toy separation", "a: per cent(svm)", "'per cent(svm)' is not percent(path)"),
+        ("toy separation", "a: svm\na: rank", "twice in one table: a"),
+        ("toy separation", "a", "the body is not a mapping"),
+        ("toy inversion", "a: svm", "toy inversion: there are none of the families irevnet, "),
+        ("toy jacobian", "a: svm", "results.toy.jacobian is not in"),
+        ("toys separation", "a: svm", "toys separation: params.yaml has no such experiment"),
+    ]
+    page, warnings = build(
+        families,
+        "\n".join(f"```{{family-table}} {name}\n{body}\n```\n" for name, body, _ in lacking),
+    )
+    assert [message for _, _, message in lacking if message not in warnings] == []
+    assert warnings.count("family-table") == len(lacking)
+    assert "<table" not in page
+
+
+def test_a_table_of_an_experiment_without_results(families: Path) -> None:
+    page, warnings = build(families, "```{family-table} cifar10 separation\na: svm\n```\n")
+    assert warnings == ""
+    assert "There are no results in this repository yet." in page
+
+
+def test_a_table_follows_the_results(families: Path) -> None:
+    page = "```{family-table} toy data\nimages: images\n```\n"
+    for images in ("3", "4"):
+        write(families / "results/toy/data/metrics.json", {"resnet": {"images": images}})
+        assert table(build(families, page)[0])[1] == ["*ResNet", images]
+
+
+# --- the slider -----------------------------------------------------------------------------------
+
+SLIDER = "```{{slider}} walk.png\n---\nalt: {alt}\n---\nFrom *a* to b.\n```\n"
+
+
+@pytest.fixture
+def walk(folder: Path) -> Path:
+    """A picture of two lines with a walk each, in three steps: red, green and blue; grey levels."""
+    pixels = torch.zeros(2, 1, 3, 3, 4, 4)
+    for step in range(3):
+        pixels[0, 0, step, step] = 1
+        pixels[1, 0, step] = step / 2
+    notes = [[[f"{name} {step}\nof 3" for step in range(3)]] for name in ("<colour>", "grey")]
+    Results(str(folder)).save_walk(
+        "walk", pixels, ["a & b", "c"], ["path"], notes, label="position", ends=(0, 4)
+    )
+    return folder
+
+
+def test_a_slider_has_names_values_and_the_whole_picture(walk: Path) -> None:
+    page, warnings = build(walk, SLIDER.format(alt='"Three > two"') + "\n" + SLIDER.format(alt="b"))
+    assert warnings == ""
+    assert page.count('<div class="slider docutils container">') == 2
+    assert '<img alt="Three &gt; two" src="_images/walk.png" />' in page
+    assert "From <em>a</em> to b." in page
+    assert '<div role="group" aria-label="Three &gt; two">' in page
+    assert 'role="img" aria-label="a &amp; b, path"' in page
+    for number in (0, 1):
+        assert f'<label for="slider-{number}">position</label>' in page
+        assert (
+            f'<input type="range" id="slider-{number}" min="0" max="2" step="1" value="1"' in page
+        )
+    data = json.loads(html.unescape(re.search(r'data-walk="([^"]*)" hidden', page).group(1)))
+    assert data["values"] == ["0.00", "2.00", "4.00"]
+    assert data["notes"] == [
+        [f"{name} {step}\nof 3" for step in range(3)] for name in ("<colour>", "grey")
+    ]
+    whole = (walk / "_build/index.html").read_text()
+    for name in ("slider.js", "slider.css"):
+        assert (walk / "_build/_static" / name).is_file()
+        assert f"_static/{name}" in whole
+        assert name not in (walk / "_build/inversion.html").read_text()
+
+
+def test_what_a_slider_lacks_is_named(walk: Path) -> None:
+    _, warnings = build(walk, "```{slider} walk.png\nA caption.\n```\n")
+    assert "slider walk.png: the option alt is required" in warnings
+    write(walk / "walk.json", {"steps": 3})
+    assert "KeyError('lines')" in build(walk, SLIDER.format(alt="b"))[1]
+    (walk / "walk.json").unlink()
+    assert (
+        "slider: walk.json cannot be used: FileNotFoundError"
+        in build(walk, SLIDER.format(alt="b"))[1]
+    )
+
+
+MOVE = """
+<script>
+addEventListener("load", () => {
+  const input = document.querySelector(".slider-view input");
+  input.value = 2;
+  input.dispatchEvent(new Event("input"));
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize(("step", "script"), [(1, ""), (2, MOVE)])
+def test_a_slider_moves(walk: Path, step: int, script: str) -> None:
+    build(walk, SLIDER.format(alt="b"))
+    index = walk / "_build/index.html"
+    index.write_text(index.read_text().replace("</body>", f"{script}</body>"))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
+    page = subprocess.run(
+        [CHROMIUM, *options, f"--user-data-dir={walk / 'profile'}", "--dump-dom", index.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    view = page[page.index('class="slider-view"') : page.index("<figure")]
+    assert "hidden" not in view[: view.index(">")]
+    assert 'class="slider docutils container slider-ready"' in page
+    assert re.findall(r"background-position: ([^;]*);", view) == [
+        f"{50 * step}% 0%",
+        f"{50 * step}% 100%",
+    ]
+    assert re.findall(r'class="slider-note">([^<]*)<', view) == [
+        f"&lt;colour&gt; {step}\nof 3",
+        f"grey {step}\nof 3",
+    ]
+    assert f'aria-valuetext="{2 * step}.00"' in view
+    assert f">{2 * step}.00</output>" in view
