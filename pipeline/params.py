@@ -217,6 +217,7 @@ class Experiment(_Section):
     """
 
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    published: Literal["best", "first"]
     threads: PositiveInt
     data: Data
     models: dict[Family, Model]
@@ -233,6 +234,15 @@ class Experiment(_Section):
     trivial: Trivial | None = None
     stability: Stability | None = None
     claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
+
+    @model_validator(mode="after")
+    def _best_is_chosen_on_validation_images(self) -> Self:
+        if self.published == "best" and not self.data.validation:
+            raise ValueError(
+                "published: best needs validation images to choose by, data.validation is "
+                f"{self.data.validation}; without them it must be first"
+            )
+        return self
 
 
 class Beyond(_Section):

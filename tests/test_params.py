@@ -43,6 +43,7 @@ def test_the_repositorys_file_is_valid():
         (("seeds",), [], r"seeds: .*at least 1 item"),
         (("experiments",), ["digit"], r"names 'digit', of which there is no section; there are"),
         (("beyond", "trivial"), [], r"beyond\.trivial must list .*: digits has one"),
+        (("digits", "data", "validation"), 0, r"digits: .*published: best needs validation images"),
         (("new",), {"data": {"name": "digits"}}, r"new\.models: Field required"),
         (("families",), ["irevnet", "densenet"], r"families\.1: .*'irevnet'"),
     ],

@@ -90,7 +90,7 @@ def test_an_experiment_is_listed_for_as_long_as_it_runs(params):
     with selected("cifar10_cpu", params):
         inside = load_params(params)
         assert inside.experiments == ["cifar10_cpu"]
-        assert inside.seeds == inside.sections["cifar10_cpu"].seeds == [0]
+        assert inside.seeds == inside.sections["cifar10_cpu"].seeds == [0, 1, 2]
         assert inside.beyond.trivial == ["cifar10_cpu"]
         assert inside.beyond.stability == ["cifar10_cpu"]
         assert "# An experiment is a section" in params.read_text()
