@@ -119,6 +119,17 @@ def test_numbers_are_formatted(extension: ModuleType, folder: Path) -> None:
     assert extension.number(estimate(extension, 2.0, 2.0, 2.0)) == "2.00"
 
 
+def test_a_metric_of_several_runs_has_a_mean(extension: ModuleType, folder: Path) -> None:
+    write(folder / "results/toy/train/resnet-1/metrics.json", {"accuracy": 0.75})
+    write(folder / "results/toy/train/resnet_wide-0/metrics.json", {"accuracy": 0.1})
+    train = view(extension, folder).toy.train
+    assert extension.mean_of_runs(train, "resnet", "accuracy") == 0.625
+    with pytest.raises(extension.MissingResultError, match=r"no training runs of revnet"):
+        extension.mean_of_runs(train, "revnet", "accuracy")
+    with pytest.raises(extension.MissingResultError, match=r"toy\.train\.resnet-0\.loss is not"):
+        extension.mean_of_runs(train, "resnet", "loss")
+
+
 def test_intervals_come_apart(extension: ModuleType, folder: Path) -> None:
     error = view(extension, folder).toy.inversion.i_revnet.error
     assert extension.show_number(error, 2).apart() == (

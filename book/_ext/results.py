@@ -2,17 +2,18 @@
 
 Pages write ``{{ percent(results.digits.accuracy.resnet.accuracy) }}``; the substitutions are
 ``results`` (every metrics.json by experiment, question, ...), ``provenance``, ``claims`` and
-``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold. A key
-that is not there is a warning that names it. Pages are read again when the contents of a results
-file change. The directives that show results are in :mod:`results_directives` and
-:mod:`family_table`.
+``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold, and
+:func:`mean_of_runs` for what training runs have measured. A key that is not there is a warning that
+names it. Pages are read again when the contents of a results file change. The directives that show
+results are in :mod:`results_directives` and :mod:`family_table`.
 """
 
 import copy
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "Results",
     "Shown",
     "load",
+    "mean_of_runs",
     "number",
     "percent",
     "setup",
@@ -73,6 +75,10 @@ class Results:
             )
         value = keys[str(key)]
         return Results(f"{self._name}.{key}", value) if isinstance(value, dict | list) else value
+
+    def names(self) -> Iterable[str]:
+        """What there is, as it is called in the files."""
+        return iter(self._value)
 
     def __contains__(self, key: str) -> bool:
         return key in self._value
@@ -155,6 +161,14 @@ def number(value: float | Results, digits: int = 3) -> str:
     return show_number(value, digits).on_one_line()
 
 
+def mean_of_runs(train: Results, family: str, metric: str) -> float:
+    """The mean of a metric over a family's training runs, ``results.digits.train`` of all."""
+    runs = [run for run in train.names() if re.fullmatch(rf"{family}-\d+", run)]
+    if not runs:
+        raise MissingResultError(f"there are no training runs of {family}")
+    return statistics.fmean(train[run][metric] for run in runs)
+
+
 def _value_and_bounds(value: float | Results) -> list[float]:
     """A number alone, or an estimate with the bounds that it is known to."""
     if not isinstance(value, Results):
@@ -200,6 +214,7 @@ def _load_results(app: Sphinx) -> None:
     config.substitutions = {
         **config.substitutions,
         **{name: Results(name, table) for name, table in tables.items()},
+        "mean_of_runs": mean_of_runs,
         "number": number,
         "percent": percent,
     }
