@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "check_images",
@@ -64,7 +66,7 @@ def check_in_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def check_images(x: Tensor, in_channels: int, total_stride: int) -> None:
+def check_images(x: "Tensor", in_channels: int, total_stride: int) -> None:
     """Raises ``ValueError`` unless ``x`` is a batch of images that the network can take.
 
     Args:
@@ -73,6 +75,8 @@ def check_images(x: Tensor, in_channels: int, total_stride: int) -> None:
         in_channels: channels of an image.
         total_stride: by how much the network downsamples.
     """
+    from torch import Tensor  # the other checks are used where PyTorch need not be there
+
     allowed = f"(B, {in_channels}, H, W), none of them 0"
     if total_stride > 1:
         allowed += f", H and W multiples of {total_stride}, the network's total stride"

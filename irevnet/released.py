@@ -1,10 +1,13 @@
-"""Networks of the authors' released code of 2018, converted to those of this package.
+"""Networks of the authors' released code of 2018, and of pytorchcv, converted to this package's.
 
 That code, https://github.com/jhjacobsen/pytorch-i-revnet, is the same network with the channels of
 its states in another order: its space-to-depth puts the offset in a block of pixels before the
-channel, :class:`~irevnet.layers.SpaceToDepth` after it. Inside the network that is a permutation
-within each half, and permuted weights make up for it. At the entry it also decides which pixels
-go into which half, so that a converted network keeps the entry of the released code.
+channel, :class:`~irevnet.reversible.layers.SpaceToDepth` after it. Inside the network that is a
+permutation within each half, and permuted weights make up for it. At the entry it also decides
+which pixels go into which half, so that a converted network keeps the entry of the released code.
+
+pytorchcv (https://github.com/osmr/pytorchcv) has the released ILSVRC network under the name
+``irevnet301`` and its trained weights: the same network with other names of its tensors.
 """
 
 import math
@@ -14,14 +17,15 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from irevnet.checkpoint import load_weights
-from irevnet.layers import SpaceToDepth
-from irevnet.model import IRevNet
+from irevnet.network.model import IRevNet
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.layers import SpaceToDepth
+from irevnet.weights import load_weights
 from irevnet.zoo import create_model
 
 __all__ = ["ReleasedEntry", "convert_released", "representation_permutation"]
@@ -34,7 +38,7 @@ def convert_released(
     name: str = "irevnet_cifar",
     **overrides: Any,  # noqa: ANN401
 ) -> IRevNet:
-    """Builds the network of a checkpoint of the released code.
+    """Builds the network of a checkpoint of the released code, or of pytorchcv's ``irevnet301``.
 
     Logits are those of the released network, and representations are, up to
     :func:`representation_permutation`. Images go in as its training scripts normalise them: minus
@@ -43,18 +47,19 @@ def convert_released(
     Args:
         checkpoint: a file that ``torch.save`` wrote, or what is in it: a state dict of the
             released network, alone or in a dict under ``"state_dict"``, with or without the
-            prefix ``module.`` of ``DataParallel``. ``num_batches_tracked``, which early PyTorch did
-            not count, may be missing.
+            prefix ``module.`` of ``DataParallel``; or that of pytorchcv's network.
+            ``num_batches_tracked``, which early PyTorch did not count, may be missing.
         name: ``"irevnet_cifar"`` or ``"irevnet_b"``.
-        **overrides: arguments of :class:`~irevnet.model.IRevNet` in place of those of the zoo, as
-            for :func:`~irevnet.zoo.create_model`. ``num_classes`` and ``kernel_sizes`` are by
-            default those of the checkpoint; the released (b) has three 3x3 convolutions in F, the
-            paper's, which the zoo has, one.
+        **overrides: arguments of :class:`~irevnet.network.model.IRevNet` in place of those of the
+            zoo, as for :func:`~irevnet.zoo.create_model`. ``num_classes`` and ``kernel_sizes``
+            are by default those of the checkpoint; the released (b) has three 3x3 convolutions
+            in F, the paper's, which the zoo has, one.
 
     Returns:
-        The network, on the CPU, float32, in evaluation mode. Where ``entry_factor`` is greater
-        than 1 its entry is a :class:`ReleasedEntry`, and a network of :func:`create_model
-        <irevnet.zoo.create_model>` refuses its weights.
+        The network, on the CPU, float32, in evaluation mode. If it is trained on, the batch norm
+        of its classifier updates its statistics with momentum 0.9, as in the released code. Where
+        ``entry_factor`` is greater than 1 its entry is a :class:`ReleasedEntry`, and a network of
+        :func:`create_model <irevnet.zoo.create_model>` refuses its weights.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -70,7 +75,7 @@ def convert_released(
     else:
         source = str(checkpoint)
         tensors = _state_dict(_read(Path(checkpoint)), source)
-    model = create_model(name, **{**_architecture(tensors), **overrides})
+    model = cast("IRevNet", create_model(name, **{**_architecture(tensors), **overrides}))
     layers = ReleasedIRevNet(model)
     untracked = {
         key: tensor
@@ -79,6 +84,7 @@ def convert_released(
     }
     load_weights(layers, {**untracked, **tensors}, source)
     _permute_weights(model)
+    model.classifier.norm.momentum = 0.9
     if model.entry.factor > 1:
         model.entry = ReleasedEntry(model.entry.factor, model.in_channels)
     return model.eval()
@@ -122,6 +128,8 @@ class ReleasedEntry(SpaceToDepth):
         channels: of an image.
     """
 
+    order: Tensor
+
     def __init__(self, factor: int, channels: int) -> None:
         super().__init__(factor)
         order = torch.arange(channels * factor**2).view(channels, factor**2)
@@ -149,13 +157,18 @@ class ReleasedIRevNet(nn.Module):
     def __init__(self, model: IRevNet) -> None:
         super().__init__()
         self.stack = nn.ModuleList()
-        for block in model.blocks:
-            layers = [layer for layer in block.residual if not isinstance(layer, nn.Dropout)]
+        for block in _blocks(model):
+            residual = cast("nn.Sequential", block.residual)
+            layers = [layer for layer in residual if not isinstance(layer, nn.Dropout)]
             # The released code has a dropout layer before the last batch norm, whatever its rate.
             layers.insert(-3, nn.Identity())
             self.stack.append(nn.ModuleDict({"bottleneck_block": nn.Sequential(*layers)}))
         self.bn1 = model.classifier.norm
         self.linear = model.classifier.linear
+
+
+def _blocks(model: IRevNet) -> list[CouplingBlock]:
+    return list(model.blocks)
 
 
 def _read(path: Path) -> object:
@@ -179,19 +192,62 @@ def _read(path: Path) -> object:
             ) from error
 
 
-def _state_dict(found: object, source: str) -> dict[str, Tensor]:
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{source} must hold a state dict, got {type(found).__name__}")
-    for name, value in found.items():
+def _state_dict(content: object, source: str) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{source} must hold a state dict, got {type(content).__name__}")
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"{source} must hold a state dict, tensors by name, alone or under 'state_dict'; "
                 f"got {type(value).__name__} under {name!r}"
             )
-    prefix = "module." if all(name.startswith("module.") for name in found) else ""
-    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return (
+        _from_pytorchcv(tensors)
+        if "features.stage1.unit1.bottleneck.conv1.weight" in tensors
+        else tensors
+    )
+
+
+_UNIT = re.compile(
+    r"features\.stage(\d+)\.unit(\d+)\.bottleneck\.(conv[123](?:\.bn|\.conv)?)\.(\w+)"
+)
+_LAYERS = [
+    "conv1.bn",
+    "",
+    "conv1.conv",
+    "conv2.bn",
+    "",
+    "conv2.conv",
+    "",
+    "conv3.bn",
+    "",
+    "conv3.conv",
+]
+"""What stands at each place of a bottleneck of the released code, in pytorchcv's names."""
+
+
+def _from_pytorchcv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of pytorchcv's network under the names of the released code."""
+    units = sorted({(int(m[1]), int(m[2])) for name in tensors if (m := _UNIT.fullmatch(name))})
+    renamed = {}
+    for name, tensor in tensors.items():
+        if match := _UNIT.fullmatch(name):
+            index = units.index((int(match[1]), int(match[2])))
+            # The first bottleneck has no batch norm and ReLU in front.
+            layers = _LAYERS if index else ["conv1", *_LAYERS[3:]]
+            if match[3] in layers:
+                layer = layers.index(match[3])
+                name = f"stack.{index}.bottleneck_block.{layer}.{match[4]}"
+        elif name.startswith("features.final_postactiv.bn."):
+            name = name.replace("features.final_postactiv.bn", "bn1")
+        elif name.startswith("output."):
+            name = name.replace("output", "linear")
+        renamed[name] = tensor
+    return renamed
 
 
 def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -199,11 +255,11 @@ def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     kernels = (tensors.get(f"stack.0.bottleneck_block.{layer}.weight") for layer in (0, 3, 7))
     sizes = tuple(kernel.shape[-1] for kernel in kernels if kernel is not None and kernel.ndim == 4)
     # Any other sizes are for load_weights to refuse, which names the file.
-    found: dict[str, Any] = {"kernel_sizes": sizes if sizes == (1, 3, 1) else (3, 3, 3)}
+    overrides: dict[str, Any] = {"kernel_sizes": sizes if sizes == (1, 3, 1) else (3, 3, 3)}
     linear = tensors.get("linear.weight")
     if linear is not None and linear.ndim == 2 and len(linear) > 0:
-        found["num_classes"] = len(linear)
-    return found
+        overrides["num_classes"] = len(linear)
+    return overrides
 
 
 def _half_permutations(model: IRevNet) -> list[Tensor]:
@@ -211,7 +267,7 @@ def _half_permutations(model: IRevNet) -> list[Tensor]:
 
     The same for both halves, which pass through the same space-to-depth.
     """
-    factors = [block.downsample.factor for block in model.blocks]
+    factors = [block.downsample.factor for block in _blocks(model)]
     permutations = [torch.arange(model.channels // 2 // math.prod(factors) ** 2)]
     for factor in factors:
         half = permutations[-1]
@@ -224,10 +280,11 @@ def _half_permutations(model: IRevNet) -> list[Tensor]:
 def _permute_weights(model: IRevNet) -> None:
     """From the released code's order of channels to that of this package."""
     permutations = _half_permutations(model)
-    for block, (before, after) in zip(model.blocks, pairwise(permutations), strict=True):
-        first, _, last = (layer for layer in block.residual if isinstance(layer, nn.Conv2d))
-        if isinstance(block.residual[0], nn.BatchNorm2d):
-            _permute_norm(block.residual[0], before)
+    for block, (before, after) in zip(_blocks(model), pairwise(permutations), strict=True):
+        residual = cast("nn.Sequential", block.residual)
+        first, _, last = (layer for layer in residual if isinstance(layer, nn.Conv2d))
+        if isinstance(residual[0], nn.BatchNorm2d):
+            _permute_norm(residual[0], before)
         first.weight.copy_(first.weight[:, before])
         last.weight.copy_(last.weight[after])
     half = permutations[-1]
@@ -238,4 +295,5 @@ def _permute_weights(model: IRevNet) -> None:
 
 def _permute_norm(norm: nn.BatchNorm2d, permutation: Tensor) -> None:
     for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-        tensor.copy_(tensor[permutation])
+        if tensor is not None:
+            tensor.copy_(tensor[permutation])

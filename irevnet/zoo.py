@@ -2,17 +2,18 @@
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from irevnet.baselines import ResNet, RevNet
-from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.checks import check_positive
-from irevnet.model import IRevNet
+from irevnet.network.baselines import ResNet, RevNet
+from irevnet.network.downsampling import ProjectedIRevNet, ShuffledRevNet
+from irevnet.network.model import IRevNet
+from irevnet.runs import pretrained_path
+from irevnet.weights import load_weights, read_tensors
 
-__all__ = ["create_model", "list_models", "model_arguments", "pretrained_path"]
+__all__ = ["create_model", "list_models", "model_arguments"]
 
 _CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
 _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
@@ -92,6 +93,28 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "channels": (128, 256, 1024),
         },
     ),
+    # The two layouts with each other's downsampling: 4 blocks a stage, for the question what S is
+    # worth
+    "projected_irevnet_cifar": (
+        ProjectedIRevNet,
+        {
+            **_CIFAR,
+            "entry_factor": 1,
+            "blocks": (4, 4, 4),
+            "half_channels": (16, 64, 256),
+            "kernel_sizes": (3, 3, 3),
+        },
+    ),
+    "shuffled_revnet_cifar": (
+        ShuffledRevNet,
+        {
+            **_CIFAR,
+            "stem": "small",
+            "stem_channels": 64,
+            "units": (2, 2, 2),
+            "channels": (64, 256, 1024),
+        },
+    ),
     "resnet_cifar": (
         ResNet,
         {
@@ -162,7 +185,14 @@ def list_models() -> list[str]:
     return sorted(_MODELS)
 
 
-def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) -> nn.Module:  # noqa: ANN401
+def create_model(
+    name: str,
+    *,
+    pretrained: str | None = None,
+    family: str | None = None,
+    seed: int | None = None,
+    **overrides: Any,  # noqa: ANN401
+) -> nn.Module:
     """Builds a network by name, as timm's function of that name does.
 
     Args:
@@ -170,6 +200,9 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
         pretrained: an experiment whose trained weights come with the repository (``"digits"``,
             ...), or None for random weights. The configuration that was trained is then the
             default.
+        family: with ``pretrained``, which of the experiment's families, where several have this
+            network.
+        seed: with ``pretrained``, which of the training runs; by default the published one.
         **overrides: arguments of the network's class in place of those of the zoo, such as
             ``num_classes``.
 
@@ -179,8 +212,8 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
 
     Raises:
         ValueError: if the name, an override or the experiment is unknown (the message lists what
-            is allowed), if the combination cannot work, or if the weights are damaged or do not
-            fit.
+            is allowed), if the combination cannot work, or if the weights are missing, damaged or
+            do not fit.
 
     Example:
         >>> import irevnet
@@ -191,11 +224,16 @@ def create_model(name: str, *, pretrained: str | None = None, **overrides: Any) 
     arguments = model_arguments(name, **overrides)
     network = _MODELS[name][0]
     if pretrained is None:
+        for choice, value in (("family", family), ("seed", seed)):
+            if value is not None:
+                raise ValueError(f"{choice} chooses trained weights: it needs pretrained")
         return network(**arguments)
-    path = pretrained_path(name, pretrained)
+    path = pretrained_path(name, pretrained, family=family, seed=seed)
     tensors, metadata = read_tensors(path)
     if "overrides" not in metadata:
         raise ValueError(f"{path} does not say how its network was built: not weights of the zoo")
+    if metadata.get("model", name) != name:
+        raise ValueError(f"{path} holds the weights of {metadata['model']}, not of {name}")
     model = network(**{**arguments, **metadata["overrides"], **overrides})
     load_weights(model, tensors, str(path))
     return model.eval()
@@ -224,28 +262,3 @@ def model_arguments(name: str, **overrides: Any) -> dict[str, Any]:  # noqa: ANN
         )
     implied = {parameter.name: parameter.default for parameter in signature.values()}
     return {**implied, **defaults, **overrides}
-
-
-def pretrained_path(name: str, experiment: str) -> Path:
-    """Where the weights of ``create_model(name, pretrained=experiment)`` are.
-
-    Raises:
-        ValueError: if there are none; the message lists those that there are.
-    """
-    package = Path(__file__).parent
-    # An installed package carries its weights; in a checkout they are the pipeline's results.
-    places = [
-        (package / "pretrained", "*/*.safetensors"),
-        (package.parent / "results", "*/weights/*.safetensors"),
-    ]
-    found = {}
-    for root, pattern in places:
-        for path in sorted(root.glob(pattern)):
-            found.setdefault((path.stem, path.relative_to(root).parts[0]), path)
-    if (name, experiment) not in found:
-        available = [f"{name} with pretrained={experiment!r}" for name, experiment in found]
-        raise ValueError(
-            f"no pretrained weights of {name} for {experiment!r}; "
-            f"available are: {', '.join(sorted(available)) or 'none'}"
-        )
-    return found[name, experiment]

@@ -1,9 +1,12 @@
 """The zoo's networks at a size at which a Jacobian is a matrix that one can invert."""
 
+import math
+
 import torch
 from torch import nn
 
 import irevnet
+from irevnet.zoo import model_arguments
 
 # Every entry and every stride is the zoo's; images, depth and width shrink. Of the injective ones
 # the zeros still fill the half that the first F reads and some of the other one.
@@ -35,13 +38,21 @@ SMALL = {
     "irevnet_digits_bijective": {"blocks": (2, 2, 2)},
 }
 IREVNETS = [name for name in irevnet.list_models() if name.startswith("irevnet")]
-BIJECTIVE = [
-    "irevnet_b",
-    "irevnet_cifar_bijective",
-    "irevnet_cifar_bijective_3x3",
-    "irevnet_digits_bijective",
-]
-INJECTIVE = ["irevnet_a", "irevnet_cifar", "irevnet_digits"]
+
+
+def _shrunk(name):
+    """Two blocks in each stage, of the smallest images."""
+    arguments = model_arguments(name)
+    side = arguments["entry_factor"] * math.prod(arguments["strides"])
+    shape = (arguments["in_shape"][0], side, side)
+    return {"in_shape": shape, "blocks": (2,) * len(arguments["blocks"])}
+
+
+# Those that need nothing special.
+SMALL |= {name: _shrunk(name) for name in IREVNETS if name not in SMALL}
+with torch.device("meta"):
+    BIJECTIVE = [name for name in IREVNETS if irevnet.create_model(name).is_bijective]
+INJECTIVE = [name for name in IREVNETS if name not in BIJECTIVE]
 
 
 def small_irevnet(name, **overrides):

@@ -1,6 +1,8 @@
 import hashlib
+import os
 import pickle
 import re
+import shutil
 from urllib.error import URLError
 
 import numpy as np
@@ -9,16 +11,17 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from irevnet import data
 from irevnet.data import (
     Augmentation,
     FolderImages,
     TensorImages,
+    TrainingPass,
     load_cifar10,
     load_data,
     load_digits,
     load_image_folders,
 )
+from irevnet.data.folders import read_image
 
 PARTS = ("train", "validation", "test")
 
@@ -125,7 +128,7 @@ class TestTensorImages:
         assert len(images.subset(10_000)) == len(images)
 
     def test_training_batches_hold_every_image_at_most_once_and_its_own_label(self, images):
-        batches = list(images.training_batches(4, Augmentation(), torch.Generator().manual_seed(0)))
+        batches = list(images.training_batches(4, Augmentation(), TrainingPass(0, 0)))
         assert [x.shape for x, _ in batches] == [(4, 3, 4, 5)] * 2
         x, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
         assert torch.equal((x[:, 0, 0, 0] * 255).round().long() + 100, labels)
@@ -134,16 +137,16 @@ class TestTensorImages:
 
     def test_a_batch_size_that_divides_leaves_nothing_out(self, images):
         ten = TensorImages(images.images[:10], images.labels[:10])
-        batches = ten.training_batches(5, Augmentation(), torch.Generator())
+        batches = ten.training_batches(5, Augmentation(), TrainingPass(0, 0))
         assert sorted(label for _, labels in batches for label in labels.tolist()) == list(
             range(100, 110)
         )
 
-    def test_training_batches_depend_on_the_generator_alone(self, images):
+    def test_training_batches_depend_on_the_pass_alone(self, images):
         def draw(seed):
             torch.randn(seed)  # the global generator is not asked
-            generator = torch.Generator().manual_seed(seed)
-            return list(images.training_batches(4, Augmentation(1, True), generator))
+            augmentation = Augmentation(1, "random", cutout=2)
+            return list(images.training_batches(4, augmentation, TrainingPass(seed, 3)))
 
         for (x, labels), (y, other) in zip(draw(1), draw(1), strict=True):
             assert torch.equal(x, y)
@@ -152,6 +155,26 @@ class TestTensorImages:
             not torch.equal(labels, other)
             for (_, labels), (_, other) in zip(draw(1), draw(2), strict=True)
         )
+
+    @pytest.mark.parametrize("flip", ["random", "alternating"])
+    def test_a_pass_that_starts_later_has_the_same_batches(self, images, flip):
+        augmentation = Augmentation(1, flip, cutout=2)
+        whole = list(images.training_batches(3, augmentation, TrainingPass(5, 1)))
+        late = list(images.training_batches(3, augmentation, TrainingPass(5, 1, start=2)))
+        assert len(late) == len(whole) - 2 == 1
+        for (x, labels), (y, other) in zip(whole[2:], late, strict=True):
+            assert torch.equal(x, y)
+            assert torch.equal(labels, other)
+
+    def test_the_digest_tells_images_labels_and_their_order(self, images):
+        digest = images.digest()
+        assert digest == TensorImages(images.images.clone(), images.labels.clone()).digest()
+        others = [
+            TensorImages(images.images.flip(0), images.labels),
+            TensorImages(images.images, images.labels.flip(0)),
+            TensorImages(images.images.reshape(11, 3, 5, 4), images.labels),
+        ]
+        assert len({digest, *(other.digest() for other in others)}) == 4
 
     def test_to_moves_images_and_labels(self, images):
         moved = images.to("meta")
@@ -163,7 +186,28 @@ class TestTensorImages:
         assert len(digits.classes) == 10
 
 
+def augment(augmentation, x):
+    """The augmented images as uint8."""
+    drawn = augmentation.draw(len(x), tuple(x.shape[2:]), torch.Generator())
+    return (augmentation.apply(x, drawn) * 255).round().to(x.dtype)
+
+
 class TestAugmentation:
+    def test_cutout_sets_a_square_to_grey(self):
+        x = torch.full((200, 3, 9, 9), 255, dtype=torch.uint8)
+        grey = (augment(Augmentation(cutout=3), x) == 127).all(1)
+        sizes = grey.flatten(1).sum(1)
+        assert sizes.max() == 9
+        assert sizes.min() >= 4  # a corner of the square at least
+        rows, columns = grey.any(2).sum(1), grey.any(1).sum(1)
+        assert torch.equal(rows * columns, sizes)
+
+    def test_side_resizes(self):
+        x = torch.full((2, 3, 8, 8), 51, dtype=torch.uint8)
+        resized = Augmentation(side=4).apply(x, {})
+        assert resized.shape == (2, 3, 4, 4)
+        torch.testing.assert_close(resized, torch.full((2, 3, 4, 4), 0.2))
+
     def candidates(self, image, padding, flip):
         """Everything that one image may become, by its place in the list: pixel by pixel."""
         channels, height, width = image.shape
@@ -180,17 +224,17 @@ class TestAugmentation:
                                     result[c, row, column] = image[c, y, x]
                     yield result
 
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
     @pytest.mark.parametrize(
         ("padding", "flip"), [(0, False), (0, True), (1, False), (1, True), (2, False)]
     )
-    def test_against_plain_loops(self, padding, flip, dtype):
-        image = torch.randint(1, 256, (2, 4, 5)).to(dtype)
+    def test_against_plain_loops(self, padding, flip):
+        image = torch.randint(1, 256, (2, 4, 5), dtype=torch.uint8)
         candidates = list(self.candidates(image, padding, flip))
         assert len(candidates) == (2 * padding + 1) ** 2 * (1 + flip)
         count = 40 * len(candidates)
-        x = Augmentation(padding, flip)(image.expand(count, 2, 4, 5), torch.Generator())
-        assert x.dtype == dtype
+        x = augment(
+            Augmentation(padding, "random" if flip else "none"), image.expand(count, 2, 4, 5)
+        )
         assert x.shape == (count, 2, 4, 5)
         times = [int((x == candidate).flatten(1).all(1).sum()) for candidate in candidates]
         assert sum(times) == count  # nothing else comes out
@@ -198,14 +242,14 @@ class TestAugmentation:
         assert count == 40 or (min(times) > 8 and max(times) < 72)
 
     def test_every_image_is_changed_on_its_own(self):
-        x = torch.randint(1, 256, (200, 1, 4, 4))
-        y = Augmentation(1, True)(x, torch.Generator())
+        x = torch.randint(1, 256, (200, 1, 4, 4), dtype=torch.uint8)
+        y = augment(Augmentation(1, "random"), x)
         for before, after in zip(x, y, strict=True):
             assert any(torch.equal(after, image) for image in self.candidates(before, 1, True))
 
     def test_none_is_the_identity(self):
-        x = torch.rand(3, 1, 4, 4)
-        assert Augmentation()(x, torch.Generator()) is x
+        x = torch.randint(1, 256, (3, 1, 4, 4), dtype=torch.uint8)
+        assert torch.equal(augment(Augmentation(), x), x)
 
 
 class TestCifar10:
@@ -369,8 +413,7 @@ class TestImageFolders:
 
         def draw(seed):
             torch.manual_seed(seed)
-            generator = torch.Generator().manual_seed(seed)
-            return list(folders.train.training_batches(5, Augmentation(), generator))
+            return list(folders.train.training_batches(5, Augmentation(), TrainingPass(seed, 0)))
 
         batches = draw(1)
         assert [x.shape for x, _ in batches] == [(5, 3, 16, 16)] * 4
@@ -398,20 +441,113 @@ class TestImageFolders:
 
     def test_a_class_without_images(self, root):
         (root / "train" / "dog").mkdir()
-        with pytest.raises(ValueError, match=rf"{re.escape(str(root))}: .*no valid file.* dog"):
+        message = f"class folder {root / 'train' / 'dog'} has no images; their names end in .jpg"
+        with pytest.raises(ValueError, match=re.escape(message)):
             load_image_folders(root)
 
     def test_no_classes(self, tmp_path):
         for part in ("train", "val"):
-            (tmp_path / part).mkdir()
-        with pytest.raises(ValueError, match=r"Couldn't find any class folder"):
+            (tmp_path / part / ".ipynb_checkpoints").mkdir(parents=True)
+        with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/train has no class"):
             load_image_folders(tmp_path)
+
+    def test_hidden_folders_and_files_are_left_out(self, root):
+        for place in ("train/.ipynb_checkpoints", "train/ant/.ipynb_checkpoints"):
+            (root / place).mkdir()
+            shutil.copy(root / "train/ant/00.jpg", root / place)
+        shutil.copy(root / "train/ant/00.jpg", root / "train/ant/._00.jpg")
+        folders = load_image_folders(root, size=16, workers=0)
+        assert folders.classes == ("ant", "bee", "cat")
+        assert len(folders.train) == 24
+
+    def test_the_same_folder_twice(self, root):
+        shutil.rmtree(root / "val")
+        (root / "val").symlink_to(root / "train")
+        with pytest.raises(ValueError, match="train and val are the same folder"):
+            load_image_folders(root)
+
+    def test_a_link_to_a_parent_folder(self, root):
+        (root / "train" / "ant" / "inside").symlink_to(root)
+        assert len(load_image_folders(root, size=16, workers=0).train) == 24
+        (root / "train" / "loop").symlink_to(root)
+        with pytest.raises(ValueError, match=r"train/loop is a link to a folder that it lies in"):
+            load_image_folders(root)
+
+    def test_a_class_may_be_a_link(self, root):
+        (root / "train" / "bee").rename(root / "elsewhere")
+        (root / "train" / "bee").symlink_to(root / "elsewhere")
+        assert len(load_image_folders(root, size=16, workers=0).train) == 24
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+    def test_a_damaged_file_is_named(self, root, damage, workers):
+        path = root / "val" / "bee" / "01.jpg"
+        content = {"truncated": path.read_bytes()[:600], "empty": b"", "text": b"no image"}
+        path.write_bytes(content[damage])
+        folders = load_image_folders(root, size=16, workers=workers)
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))} cannot be read as an image"):
+            list(folders.test.batches(2))
 
     def test_different_classes(self, root):
         (root / "val" / "cat").rename(root / "val" / "dog")
         message = f"{root}: train and val have different class folders: ['cat', 'dog']"
         with pytest.raises(ValueError, match=re.escape(message)):
             load_image_folders(root)
+
+
+class TestReadImage:
+    @pytest.mark.parametrize(
+        ("mode", "pixel", "expected"),
+        [
+            ("RGB", (10, 20, 30), (10, 20, 30)),
+            ("L", 200, (200, 200, 200)),
+            ("1", 1, (255, 255, 255)),
+            ("LA", (200, 0), (200, 200, 200)),
+            ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
+            ("I;16", 40000, (156, 156, 156)),
+        ],
+    )
+    def test_becomes_8_bit_rgb(self, tmp_path, mode, pixel, expected):
+        path = tmp_path / "image.png"
+        Image.new(mode, (3, 2), pixel).save(path)
+        image = read_image(path)
+        assert (image.mode, image.size) == ("RGB", (3, 2))
+        assert image.getpixel((1, 1)) == expected
+
+    def test_cmyk(self, tmp_path):
+        path = tmp_path / "image.jpg"
+        Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, quality=100)
+        red, green, blue = read_image(path).getpixel((8, 8))
+        assert red > 240
+        assert max(green, blue) < 15
+
+    def test_the_name_may_say_another_format(self, tmp_path):
+        Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "image.jpg", format="PNG")
+        assert read_image(tmp_path / "image.jpg").getpixel((0, 0)) == (1, 2, 3)
+
+    def test_a_named_pipe_is_refused(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        with pytest.raises(ValueError, match=r"pipe\.jpg is not a regular file"):
+            read_image(tmp_path / "pipe.jpg")
+
+    @pytest.mark.parametrize("size", [(1, 20000), (65, 1)])
+    def test_a_stripe_is_refused(self, tmp_path, size):
+        Image.new("L", size).save(tmp_path / "stripe.png")
+        message = f"stripe.png cannot be read as an image: .* got {size[0]} x {size[1]}"
+        with pytest.raises(ValueError, match=message):
+            read_image(tmp_path / "stripe.png")
+
+    def test_a_huge_image_is_refused_before_it_is_decoded(self, tmp_path):
+        # A header alone: 100,000 x 100,000 pixels.
+        path = tmp_path / "huge.ppm"
+        path.write_bytes(b"P6 100000 100000 255\n")
+        with pytest.raises(ValueError, match=r"huge\.ppm cannot be read as an image"):
+            read_image(path)
+
+    def test_floating_point_values_are_refused(self, tmp_path):
+        Image.new("F", (4, 4)).save(tmp_path / "image.tiff")
+        with pytest.raises(ValueError, match=r"image\.tiff .*floating-point values have no range"):
+            read_image(tmp_path / "image.tiff")
 
 
 class TestLoadData:
@@ -425,9 +561,12 @@ class TestLoadData:
         self, name, variable, tmp_path, monkeypatch
     ):
         roots = []
-        monkeypatch.setattr(data, "load_cifar10", lambda root, validation: roots.append(root))
         monkeypatch.setattr(
-            data, "load_image_folders", lambda root, size, validation, workers: roots.append(root)
+            "irevnet.data.datasets.load_cifar10", lambda root, validation: roots.append(root)
+        )
+        monkeypatch.setattr(
+            "irevnet.data.datasets.load_image_folders",
+            lambda root, size, validation, workers: roots.append(root),
         )
         if variable is None:
             monkeypatch.delenv("IREVNET_DATA", raising=False)

@@ -54,5 +54,5 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(streams, t
     functional.cross_entropy(model(images), labels).backward()
     expected = gradients(model)
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        actual = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import irevnet
-from irevnet.checkpoint import load_weights, read_tensors, save_weights
 from irevnet.released import ReleasedEntry, convert_released, representation_permutation
+from irevnet.weights import load_weights, read_tensors, save_weights
 
 
 def offset_first(x, factor):
@@ -272,6 +272,69 @@ class TestConversion:
             assert (z - theirs_z).norm() < 1e-5 * theirs_z.norm()
             assert (model.classify(z) - theirs(x)).norm() < 1e-5 * theirs(x).norm()
             assert_close(model.inverse(z), x, rtol=0, atol=1e-3)
+
+
+OF_PYTORCHCV = {
+    "blocks": (2, 1),
+    "strides": (2, 2),
+    "half_channels": (24, 96),
+    "in_shape": (3, 56, 56),
+}
+
+
+class TestPytorchcv:
+    """Networks of pytorchcv, which has trained weights of the released ILSVRC network."""
+
+    @pytest.fixture
+    def theirs(self):
+        models = pytest.importorskip(
+            "pytorchcv.models.irevnet", reason="pytorchcv, of the extra `test`, is not installed"
+        )
+        torch.manual_seed(0)
+        network = models.IRevNet(
+            channels=[[24, 24], [96]],
+            init_block_channels=12,
+            final_block_channels=192,
+            in_size=(56, 56),
+            num_classes=5,
+        )
+        # A few steps of training, so that no tensor is as it was made.
+        optimizer = torch.optim.SGD(network.parameters(), 0.01)
+        for _ in range(2):
+            functional.cross_entropy(
+                network(torch.rand(8, 3, 56, 56)), torch.arange(8) % 5
+            ).backward()
+            optimizer.step()
+        return network.eval()
+
+    def test_it_is_the_same_function(self, theirs, tmp_path):
+        torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+        x = torch.rand(4, 3, 56, 56)
+        with torch.no_grad():
+            logits, representation = theirs.double()(x.double(), return_out_bij=True)
+        ours = convert_released(tmp_path / "theirs.pth", "irevnet_b", **OF_PYTORCHCV).double()
+        with torch.no_grad():
+            assert_close(ours(x.double()), logits, atol=1e-9, rtol=1e-9)
+            z = ours.encode(x.double())
+            expected = representation[:, representation_permutation(ours)]
+            assert_close(z, expected, atol=1e-9, rtol=1e-9)
+            assert_close(ours.inverse(z), x.double(), atol=1e-9, rtol=0)
+
+    def test_a_missing_tensor_is_named(self, theirs):
+        state = theirs.state_dict()
+        del state["features.stage2.unit1.bottleneck.conv2.conv.weight"]
+        with pytest.raises(ValueError, match=r"stack\.2\.bottleneck_block\.5\.weight"):
+            convert_released(state, "irevnet_b", **OF_PYTORCHCV)
+
+    def test_at_full_size_it_has_as_many_parameters(self):
+        models = pytest.importorskip(
+            "pytorchcv.models.irevnet", reason="pytorchcv, of the extra `test`, is not installed"
+        )
+        with torch.device("meta"):
+            theirs = models.irevnet301()
+            ours = irevnet.create_model("irevnet_b", kernel_sizes=(3, 3, 3))
+        counts = {sum(p.numel() for p in model.parameters()) for model in (theirs, ours)}
+        assert counts == {125_120_356}
 
 
 class TestEntry:

@@ -7,8 +7,9 @@ from networks import BIJECTIVE, INJECTIVE, IREVNETS, SMALL
 from torch.utils.flop_counter import FlopCounterMode
 
 import irevnet
-from irevnet import zoo
-from irevnet.checkpoint import save_weights, write_tensors
+from irevnet import runs, zoo
+from irevnet.network.downsampling import ProjectedIRevNet, ShuffledRevNet
+from irevnet.weights import save_weights, write_tensors
 
 
 def test_names():
@@ -20,12 +21,14 @@ def test_names():
         "irevnet_cifar_bijective_3x3",
         "irevnet_digits",
         "irevnet_digits_bijective",
+        "projected_irevnet_cifar",
         "resnet50",
         "resnet_cifar",
         "resnet_digits",
         "revnet56",
         "revnet_cifar",
         "revnet_digits",
+        "shuffled_revnet_cifar",
     ]
 
 
@@ -33,8 +36,14 @@ def test_names():
 def test_every_network_is_what_its_name_says(name):
     with torch.device("meta"):
         model = irevnet.create_model(name)
-    kind = {"irevnet": irevnet.IRevNet, "revnet": irevnet.RevNet, "resnet": irevnet.ResNet}
-    family = re.match("irevnet|revnet|resnet", name)[0]
+    kind = {
+        "irevnet": irevnet.IRevNet,
+        "revnet": irevnet.RevNet,
+        "resnet": irevnet.ResNet,
+        "projected_irevnet": ProjectedIRevNet,
+        "shuffled_revnet": ShuffledRevNet,
+    }
+    family = re.match("((projected|shuffled)_)?(irevnet|revnet|resnet)", name)[0]
     if name == "resnet50":
         assert type(model).__module__ == "torchvision.models.resnet"
     else:
@@ -152,24 +161,32 @@ class TestErrors:
             irevnet.create_model("irevnet_b", in_shape=(12, 224, 224))
 
 
+def listed(folder, *more):
+    """A list of training runs, whose first is published; returns where its weights are to be."""
+    first = {"family": "irevnet", "model": "irevnet_digits", "seed": 3, "published": True}
+    folder.mkdir(parents=True)
+    (folder / "runs.json").write_text(json.dumps([first, *more]))
+    return folder / "irevnet.safetensors"
+
+
 class TestPretrained:
     @pytest.fixture(autouse=True)
     def root(self, tmp_path, monkeypatch):
         """The package seems to lie in an empty checkout."""
-        monkeypatch.setattr(zoo, "__file__", str(tmp_path / "irevnet" / "zoo.py"))
+        monkeypatch.setattr(runs, "__file__", str(tmp_path / "irevnet" / "runs.py"))
         return tmp_path
 
     @pytest.fixture
     def weights(self, root):
-        return root / "results" / "digits" / "weights" / "irevnet_digits.safetensors"
+        return listed(root / "results" / "digits" / "weights")
 
     @pytest.mark.parametrize("place", ["results/digits/weights", "irevnet/pretrained/digits"])
     def test_weights_and_configuration_come_back(self, root, place):
         overrides = {"blocks": (1, 2, 1), "num_classes": 4}
         trained = irevnet.create_model("irevnet_digits", **overrides).eval()
-        path = root / place / "irevnet_digits.safetensors"
+        path = listed(root / place)
         save_weights(trained, path, {"overrides": overrides})
-        assert zoo.pretrained_path("irevnet_digits", "digits") == path
+        assert runs.pretrained_path("irevnet_digits", "digits") == path
         model = irevnet.create_model("irevnet_digits", pretrained="digits")
         assert not model.training
         assert len(model.blocks) == 4
@@ -177,10 +194,10 @@ class TestPretrained:
         assert torch.equal(model(x), trained(x))
 
     def test_those_of_an_installed_package_go_first(self, root, weights):
-        installed = root / "irevnet" / "pretrained" / "digits" / "irevnet_digits.safetensors"
+        installed = listed(root / "irevnet" / "pretrained" / "digits")
         for path in (weights, installed):
             save_weights(irevnet.create_model("irevnet_digits"), path, {"overrides": {}})
-        assert zoo.pretrained_path("irevnet_digits", "digits") == installed
+        assert runs.pretrained_path("irevnet_digits", "digits") == installed
 
     def test_overrides_that_keep_the_weights(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
@@ -189,9 +206,58 @@ class TestPretrained:
 
     def test_overrides_that_do_not_fit_the_weights(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
-        message = r"digits.safetensors holds the weights of another network than this IRevNet: "
+        message = r"irevnet.safetensors holds the weights of another network than this IRevNet: "
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits", num_classes=3)
+
+    def test_weights_under_another_networks_name(self, weights):
+        trained = irevnet.create_model("irevnet_digits")
+        save_weights(trained, weights, {"overrides": {}, "model": "irevnet_cifar"})
+        message = "holds the weights of irevnet_cifar, not of irevnet_digits"
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_digits", pretrained="digits")
+
+    def test_another_run_by_its_seed(self, root, weights):
+        other = {"family": "irevnet", "model": "irevnet_digits", "seed": 4, "published": False}
+        runs_file = weights.with_name("runs.json")
+        runs_file.write_text(json.dumps([*json.loads(runs_file.read_text()), other]))
+        path = root / "results" / "digits" / "train" / "irevnet-4" / "weights.safetensors"
+        message = rf"weights of irevnet with seed 4 of 'digits' are missing: there is no {path}"
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_digits", pretrained="digits", seed=4)
+        for place in (weights, path):
+            save_weights(irevnet.create_model("irevnet_digits"), place, {"overrides": {}})
+        assert runs.pretrained_path("irevnet_digits", "digits") == weights
+        assert runs.pretrained_path("irevnet_digits", "digits", seed=3) == weights
+        assert runs.pretrained_path("irevnet_digits", "digits", seed=4) == path
+        irevnet.create_model("irevnet_digits", pretrained="digits", seed=4)
+        with pytest.raises(ValueError, match=r"seed must be one of \[3, 4\] for .*, got 5"):
+            irevnet.create_model("irevnet_digits", pretrained="digits", seed=5)
+
+    def test_one_of_two_families_with_the_same_network(self, root):
+        wide = {"family": "wide", "model": "irevnet_digits", "seed": 3, "published": True}
+        path = listed(root / "results" / "digits" / "weights", wide)
+        for place in (path, path.with_name("wide.safetensors")):
+            save_weights(irevnet.create_model("irevnet_digits"), place, {"overrides": {}})
+        with pytest.raises(ValueError, match="family must be one of irevnet, wide: 'digits' has"):
+            irevnet.create_model("irevnet_digits", pretrained="digits")
+        for family in ("irevnet", "wide"):
+            actual = runs.find_run("irevnet_digits", "digits", family=family)
+            assert actual.path.stem == actual.family == family
+            irevnet.create_model("irevnet_digits", pretrained="digits", family=family)
+        with pytest.raises(ValueError, match="for family 'narrow' of 'digits'; available are"):
+            irevnet.create_model("irevnet_digits", pretrained="digits", family="narrow")
+
+    @pytest.mark.parametrize("choice", [{"seed": 0}, {"family": "irevnet"}])
+    def test_a_choice_among_trained_networks_needs_pretrained(self, choice):
+        with pytest.raises(ValueError, match="chooses trained weights: it needs pretrained"):
+            irevnet.create_model("irevnet_digits", **choice)
+
+    @pytest.mark.parametrize("text", ["[", "{}", '[{"family": "a"}]', "[1]"])
+    def test_a_damaged_list_of_runs_is_named(self, weights, text):
+        weights.with_name("runs.json").write_text(text or "[]")
+        with pytest.raises(ValueError, match=r"runs\.json is damaged|no pretrained weights"):
+            irevnet.create_model("irevnet_digits", pretrained="digits")
 
     def test_none_at_all(self):
         message = "no pretrained weights of irevnet_b for 'imagenet'; available are: none"
@@ -211,14 +277,12 @@ class TestPretrained:
     def test_damaged(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
         weights.write_bytes(weights.read_bytes()[:-1])
-        with pytest.raises(
-            ValueError, match=r"irevnet_digits.safetensors is damaged, truncated or"
-        ):
+        with pytest.raises(ValueError, match=r"irevnet.safetensors is damaged, truncated or"):
             irevnet.create_model("irevnet_digits", pretrained="digits")
 
     def test_written_by_something_else_of_ours(self, weights):
         write_tensors(weights, irevnet.create_model("irevnet_digits").state_dict(), {"run": "x"})
-        message = r"irevnet_digits.safetensors does not say how its network was built"
+        message = r"irevnet.safetensors does not say how its network was built"
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits")
 

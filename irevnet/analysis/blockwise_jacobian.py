@@ -6,14 +6,16 @@ acts on every value by itself. So the derivatives of an output pixel by its wind
 small matrices, and the Jacobian of the network is a product of sparse ones.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irevnet.bottleneck import Bottleneck
 from irevnet.checks import check_images
-from irevnet.layers import split
-from irevnet.model import IRevNet
+from irevnet.network.bottleneck import Bottleneck
+from irevnet.network.model import IRevNet
+from irevnet.reversible.layers import split
 
 __all__ = ["irevnet_jacobians"]
 
@@ -58,7 +60,7 @@ def irevnet_jacobians(model: IRevNet, images: Tensor, *, memory: int = 2**28) ->
         raise ValueError(f"model must be an IRevNet, got {type(model).__name__}")
     if model.streams != "float":
         raise ValueError(f'model must have streams="float", got streams={model.streams!r}')
-    if any(layer.training for layer in model.blocks.modules()):
+    if any(layer.training for block in model.blocks for layer in block.modules()):
         raise ValueError("model must be in evaluation mode; call model.eval()")
     if not all(isinstance(block.residual, Bottleneck) for block in model.blocks):
         raise ValueError("model must have a Bottleneck as the residual of every block")
@@ -94,7 +96,7 @@ def _jacobian(model: IRevNet, image: Tensor, memory: int) -> Tensor:
             block.downsample(half.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
             for half in (j, j_tilde)
         )
-        _add_product(_factors(block.residual, x), j, y, memory)
+        _add_product(_factors(cast("Bottleneck", block.residual), x), j, y, memory)
         j_tilde, j = y_tilde, y
         _, x = split(state)
     result = image.new_empty(image.numel(), state.numel())
@@ -106,19 +108,20 @@ def _jacobian(model: IRevNet, image: Tensor, memory: int) -> Tensor:
 
 def _factors(residual: Bottleneck, x: Tensor) -> Factors:
     """Of F at the half ``(1, C, H, W)`` that it reads."""
-    found = []
+    factors: Factors = []
     with torch.enable_grad():
         start = x.detach().requires_grad_()
         value = start.clone()  # ReLU may work in place
         for layer in residual:
             if isinstance(layer, nn.Conv2d):
                 # Every value depends on its own start alone: of the sum there is one derivative.
-                found.append((layer, *torch.autograd.grad(value.sum(), start)))
+                (slope,) = torch.autograd.grad(value.sum(), start)
+                factors.append((layer, slope))
                 start = layer(value).detach().requires_grad_()
                 value = start.clone()
             else:
                 value = layer(value)
-    return found
+    return factors
 
 
 def _add_product(factors: Factors, j: Tensor, out: Tensor, memory: int) -> None:
@@ -181,7 +184,7 @@ def _windows(factors: Factors, rows: Tensor, columns: Tensor) -> tuple[Tensor, i
         images = windows.flatten(0, 1).permute(0, 3, 1, 2)
         images = functional.conv_transpose2d(images, conv.weight, stride=conv.stride)
         kernel = images.shape[2]
-        stride, padding = stride * conv.stride[0], padding * conv.stride[0] + conv.padding[0]
+        stride, padding = stride * conv.stride[0], padding * conv.stride[0] + int(conv.padding[0])
         # Zero beyond the border, where a convolution reads a constant.
         padded = functional.pad(slope[0], [padding] * 4)
         slopes = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)[:, rows, columns]

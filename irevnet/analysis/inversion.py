@@ -2,21 +2,31 @@
 
 import hashlib
 import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from irevnet.model import IRevNet
+from irevnet.analysis import statistics
+from irevnet.network.model import IRevNet
+from irevnet.reversible.layers import merge, split
 
 __all__ = [
     "Reconstruction",
     "flops",
+    "known_channels_ignored",
+    "moved_back",
     "png_hash",
     "random_representations",
     "reconstruct",
     "relative_error",
+    "summarise",
+    "there_and_back",
     "to_uint8",
 ]
 
@@ -51,6 +61,31 @@ class Reconstruction:
         return float(-10 * torch.log10(squared))
 
 
+def summarise(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
+    """What comes back over several networks; the network is the unit.
+
+    Args:
+        reconstructions: of the same images, one per trained network.
+
+    Returns:
+        ``relative_error``, the mean over networks of the mean over images, with its interval;
+        ``equal_as_uint8``, the share of images that come back exactly, over all networks;
+        ``largest_relative_error``; ``relative_errors`` and ``shares_equal``, a number per network.
+    """
+    errors = [one.relative_error.mean().item() for one in reconstructions]
+    shares = [one.equal_as_uint8.double().mean().item() for one in reconstructions]
+    images = reconstructions[0].relative_error.cpu().numpy()
+    single = statistics.mean(images) if len(images) > 1 else statistics.exact(errors[0], 1)
+    return {
+        "networks": len(errors),
+        "relative_error": statistics.mean_of_networks(errors, (0, math.inf), single).as_dict(),
+        "equal_as_uint8": statistics.exact(sum(shares) / len(shares), len(shares)).as_dict(),
+        "largest_relative_error": max(one.relative_error.max().item() for one in reconstructions),
+        "relative_errors": errors,
+        "shares_equal": shares,
+    }
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [0, 1] as 256 levels, clipped."""
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
@@ -82,6 +117,66 @@ def reconstruct(model: IRevNet, images: Tensor, batch_size: int = 256) -> Recons
     """
     pieces = [model.inverse(model.encode(x)) for x in images.split(batch_size)]
     return Reconstruction(images, torch.cat(pieces))
+
+
+def moved_back(model: IRevNet, state: Tensor, depth: int) -> Tensor:
+    """A state as a picture: every value where it would be in the image if all F were zero.
+
+    Without F, an i-RevNet only moves values, so a bijective network's state has a place for each
+    in the image. At depth 0 the picture is the image.
+
+    Args:
+        model: a bijective one.
+        state: ``(B, channels, h, w)``, one of :meth:`~irevnet.network.model.IRevNet.states`.
+        depth: its number, 0 to ``len(model.blocks)``.
+
+    Returns:
+        ``(B, C, H, W)``, the same values.
+
+    Raises:
+        ValueError: if the network is not bijective: it has more values than an image.
+    """
+    if not model.is_bijective:
+        raise ValueError("model must be bijective: a wider state has no place in the image")
+    x_tilde, x = split(state)
+    for block in reversed(model.blocks[:depth]):
+        x_tilde, x = block.downsample.inverse(x), block.downsample.inverse(x_tilde)
+    return model.entry.inverse(merge(x_tilde, x))
+
+
+@torch.no_grad()
+def there_and_back(model: IRevNet, images: Tensor) -> Tensor:
+    """All states on the way to the representation and on the way back, as :func:`moved_back`.
+
+    Args:
+        model: a bijective one, in evaluation mode.
+        images: ``(B, C, H, W)``.
+
+    Returns:
+        ``(B, 2, len(model.blocks) + 1, C, H, W)``: there and back, both by depth.
+    """
+    there = list(model.states(images))
+    back = list(model.inverse_states(there[-1]))[::-1]
+    ways = [
+        [moved_back(model, state, depth) for depth, state in enumerate(states)]
+        for states in (there, back)
+    ]
+    return torch.stack([torch.stack(way, dim=1) for way in ways], dim=1)
+
+
+@contextmanager
+def known_channels_ignored(model: IRevNet) -> Iterator[None]:
+    """Lets ``model`` invert every channel, as if nothing were known of any.
+
+    That is the paper's plain inverse, and the released code's; see
+    :mod:`irevnet.reversible.known_channels`.
+    """
+    known = model.known
+    try:
+        model.known = []
+        yield
+    finally:
+        model.known = known
 
 
 @torch.no_grad()

@@ -3,12 +3,15 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
-from irevnet.model import IRevNet
+from irevnet.analysis.protocols import Encoder
+from irevnet.network.model import IRevNet
 
 __all__ = [
     "condition_number",
@@ -20,6 +23,7 @@ __all__ = [
     "numerical_rank",
     "singular_values",
     "spectra",
+    "windowed",
 ]
 
 
@@ -151,7 +155,45 @@ def spectra(jacobian: Tensor) -> Tensor:
     return torch.linalg.svdvals(jacobian)
 
 
-def singular_values(model: nn.Module, images: Tensor, *, memory: int = 2**28) -> Tensor:
+def windowed(
+    function: Callable[[Tensor], Tensor], image: Tensor, side: int
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A function of the pixels in the middle of an image, the others held fixed.
+
+    The paper takes the Jacobian of a photograph so, in a window of 100 x 100 pixels: as many
+    columns as pixels vary, whatever the size of the image.
+
+    Args:
+        function: as for :func:`jacobians`.
+        image: ``(C, H, W)``.
+        side: of the square of pixels.
+
+    Returns:
+        The function, of ``(B, C, side, side)``, and what the image has there, of that shape with
+        ``B = 1``.
+
+    Raises:
+        ValueError: if the square is not positive or does not fit.
+    """
+    height, width = image.shape[1:]
+    if not 1 <= side <= min(height, width):
+        raise ValueError(
+            f"side must be from 1 to {min(height, width)}, the image's shorter side, got {side!r}"
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    around = (left, width - side - left, top, height - side - top)
+    outside = image.clone()
+    outside[:, top : top + side, left : left + side] = 0
+
+    def of_window(pixels: Tensor) -> Tensor:
+        return function(functional.pad(pixels, around) + outside)
+
+    return of_window, image[None, :, top : top + side, left : left + side]
+
+
+def singular_values(
+    model: nn.Module, images: Tensor, *, memory: int = 2**28, window: int = 0
+) -> Tensor:
     """:func:`spectra` of the Jacobians of ``model.encode``, with one of them in memory at a time.
 
     They are those of :func:`~irevnet.analysis.blockwise_jacobian.irevnet_jacobians` for an
@@ -161,15 +203,19 @@ def singular_values(model: nn.Module, images: Tensor, *, memory: int = 2**28) ->
         model: a network with a method ``encode``, in evaluation mode.
         images: ``(N, C, H, W)``.
         memory: as for either.
+        window: if not 0, :func:`windowed` by a square of that side.
 
     Returns:
         ``(N, k)``, falling, on the CPU.
     """
 
     def compute(image: Tensor) -> Tensor:
+        if window:
+            encode, pixels = windowed(cast("Encoder", model).encode, image[0], window)
+            return jacobians(encode, pixels, memory=memory)
         if isinstance(model, IRevNet):
             return irevnet_jacobians(model, image, memory=memory)
-        return jacobians(model.encode, image, memory=memory)
+        return jacobians(cast("Encoder", model).encode, image, memory=memory)
 
     return torch.cat([spectra(compute(image[None])) for image in images]).cpu()
 

@@ -1,8 +1,9 @@
 """Other images with the same logits: what the read-out of a representation does not see.
 
 The read-out is batch norm, ReLU, spatial average and a linear layer
-(:class:`~irevnet.classifier.Classifier`). In evaluation mode batch norm is a fixed scale and shift
-of each channel, ``y = scale * z + shift``; an entry of ``z`` is *active* if its ``y`` is positive.
+(:class:`~irevnet.network.classifier.Classifier`). In evaluation mode batch norm is a fixed scale
+and shift of each channel, ``y = scale * z + shift``; an entry of ``z`` is *active* if its ``y`` is
+positive.
 In exact arithmetic the logits stay what they are as long as
 
 1. inactive entries stay inactive: each may move freely until then, and
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irevnet.model import IRevNet
+from irevnet.network.model import IRevNet
 
 __all__ = [
     "active",
@@ -233,10 +234,10 @@ def same_logits(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
     low, high = _room(model, raised, mask)
     shift = _nearest(model, mask, low, high, goal - raised)
     back = ((shift == low) | (shift == high)) & (_normalised(model, target) <= 0)
-    found = torch.where(back, goal, raised + shift)
+    moved = torch.where(back, goal, raised + shift)
     near = towards(model, exact, goal)
-    farther = (found - goal).flatten(1).norm(dim=1) > (near - goal).flatten(1).norm(dim=1)
-    return torch.where(farther[:, None, None, None], near, found).to(z.dtype)
+    farther = (moved - goal).flatten(1).norm(dim=1) > (near - goal).flatten(1).norm(dim=1)
+    return torch.where(farther[:, None, None, None], near, moved).to(z.dtype)
 
 
 @torch.no_grad()
@@ -279,18 +280,18 @@ def resembling(
         )
     logits = model(images)
     exact_enough = 32 * torch.finfo(images.dtype).eps
-    found = appearance.clone()
+    current = appearance.clone()
     for step in range(approach + corrections):
-        values, slopes = _logits_and_slopes(model, found)
+        values, slopes = _logits_and_slopes(model, current)
         missing = (logits - values).double()
         if step >= approach and (missing.abs() <= exact_enough * _largest(logits)[:, None]).all():
             break
         part = max(0.0, 0.75 * (1 - step / approach)) if approach else 0.0
-        way = part * (appearance - found).double().flatten(1)
+        way = part * (appearance - current).double().flatten(1)
         missing = missing - torch.einsum("nkp,np->nk", slopes, way)
         way = way + torch.einsum("npk,nk->np", torch.linalg.pinv(slopes), missing)
-        found = (found + way.view_as(found)).to(images.dtype)
-    return found
+        current = (current + way.view_as(current)).to(images.dtype)
+    return current
 
 
 @torch.no_grad()
@@ -332,6 +333,7 @@ def _logits_and_slopes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor
 def _scale_and_shift(model: IRevNet) -> tuple[Tensor, Tensor]:
     """What the read-out's batch norm does to a channel, ``(channels, 1, 1)`` each, float64."""
     norm = model.classifier.norm
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
     return scale[:, None, None], shift[:, None, None]
@@ -445,13 +447,13 @@ def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Te
         for _ in range(_HALVINGS):
             change, seen = evaluate(coefficients + length[:, None] * newton)
             new_slope = (seen * newton).sum(dim=1)
-            beyond = new_slope > -0.9 * slope
+            overshoots = new_slope > -0.9 * slope
             short = (new_slope < 0.9 * slope) & far.isfinite()
-            if not (beyond | short).any():
+            if not (overshoots | short).any():
                 break
-            far = torch.where(beyond, length, far)
+            far = torch.where(overshoots, length, far)
             near = torch.where(short, length, near)
-            length = torch.where(beyond | short, (near + far) / 2, length)
+            length = torch.where(overshoots | short, (near + far) / 2, length)
         coefficients = coefficients + length[:, None] * newton
     raise RuntimeError(
         f"no nearest point after {_NEWTON_STEPS} steps: the read-out sees "

@@ -1,18 +1,22 @@
 """How exact the inverse and the reversible gradients are, in which arithmetic, and when."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from irevnet.analysis.inversion import reconstruct, relative_error
+from irevnet.analysis.inversion import (
+    known_channels_ignored,
+    reconstruct,
+    relative_error,
+)
 from irevnet.data import ImageData
-from irevnet.model import IRevNet
+from irevnet.network.model import IRevNet
 from irevnet.training import TrainingConfig, train
 
-__all__ = ["drift", "gradient", "known_channels_ignored", "through_training"]
+__all__ = ["drift", "gradient", "gradient_errors", "through_training"]
 
 
 @torch.no_grad()
@@ -40,21 +44,28 @@ def gradient(model: IRevNet, images: Tensor, labels: Tensor) -> Tensor:
     """All parameters' gradients of the mean cross-entropy, as one vector in float64."""
     model.zero_grad()
     functional.cross_entropy(model(images), labels).backward()
-    return torch.cat([p.grad.flatten().double() for p in model.parameters()])
+    gradients = (parameter.grad for parameter in model.parameters())
+    return torch.cat([grad.flatten().double() for grad in gradients if grad is not None])
 
 
-@contextmanager
-def known_channels_ignored(model: IRevNet) -> Iterator[None]:
-    """Lets ``model`` invert every channel, as if nothing were known of any.
+def gradient_errors(
+    model: IRevNet, batches: Sequence[tuple[Tensor, Tensor]], expected: Sequence[Tensor]
+) -> np.ndarray:
+    """Errors of :func:`gradient`, one per batch.
 
-    It is what the released code does; see :mod:`irevnet.known_channels`.
+    Args:
+        model: in training mode.
+        batches: images and labels.
+        expected: the true gradients of each, as :func:`gradient` returns them.
+
+    Returns:
+        ``(batches,)``, Euclidean norms relative to those of the true gradients.
     """
-    known = model.known
-    try:
-        model.known = []
-        yield
-    finally:
-        model.known = known
+    errors = [
+        (gradient(model, images, labels) - truth).norm() / truth.norm()
+        for (images, labels), truth in zip(batches, expected, strict=True)
+    ]
+    return torch.stack(errors).cpu().numpy()
 
 
 def through_training(
@@ -71,16 +82,16 @@ def through_training(
 
     Returns:
         Mean relative errors after each epoch, ``restored`` with known channels put back and
-        ``ignored`` with :func:`known_channels_ignored`.
+        ``ignored`` with :func:`~irevnet.analysis.inversion.known_channels_ignored`.
     """
     errors: dict[str, list[float]] = {"restored": [], "ignored": []}
 
-    def measure(_line: str) -> None:
+    def measure(_row: object) -> None:
         model.eval()
         errors["restored"].append(reconstruct(model, images).relative_error.mean().item())
         with known_channels_ignored(model):
             errors["ignored"].append(reconstruct(model, images).relative_error.mean().item())
         model.train()
 
-    train(model, data, config, device=images.device, report=measure)
+    train(model, data, config, device=images.device, on_epoch=measure)
     return errors

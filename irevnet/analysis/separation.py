@@ -1,36 +1,46 @@
-"""How well simple classifiers tell classes apart, by depth or in few dimensions (C6, C7)."""
+"""How well simple classifiers tell classes apart, by depth (C6).
 
-from collections.abc import Sequence
+Paper, section 4 (https://arxiv.org/abs/1802.07088): a linear support vector machine and a
+1-nearest-neighbour classifier on the representation of every depth, averaged over space and
+standardised.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 from scipy.spatial.distance import pdist
-from sklearn.decomposition import PCA
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from torch import Tensor, nn
+from torch import Tensor
+
+from irevnet.analysis.protocols import HasStates
+from irevnet.analysis.statistics import mean_of_networks, proportion
 
 __all__ = [
     "ClassDistances",
     "averaged_states",
+    "by_depth",
     "class_distances",
+    "errors_removed",
+    "fit_svm",
     "nearest_neighbour_correct",
-    "plateau",
-    "principal_components",
+    "standardised",
+    "summary",
     "svm_correct",
 ]
 
 
 @torch.no_grad()
-def averaged_states(model: nn.Module, images: Tensor, batch_size: int = 256) -> list[np.ndarray]:
+def averaged_states(model: HasStates, images: Tensor, batch_size: int = 256) -> list[np.ndarray]:
     """The spatially averaged representation at every depth.
 
     Args:
-        model: with a method ``states``, in evaluation mode.
+        model: in evaluation mode.
         images: ``(N, C, H, W)`` on the model's device.
         batch_size: images at a time.
 
@@ -43,6 +53,15 @@ def averaged_states(model: nn.Module, images: Tensor, batch_size: int = 256) -> 
         for x in images.split(batch_size)
     ]
     return [np.concatenate(depth) for depth in zip(*batches, strict=True)]
+
+
+def standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features ``(N, d)`` and ``(M, d)`` with the training items' mean and spread taken out.
+
+    Features that are the same for all training items become zero for these.
+    """
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,32 @@ def nearest_neighbour_correct(
     return classifier.predict(test) == test_labels
 
 
+def fit_svm(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    penalties: Sequence[float],
+    search_tolerance: float = 1e-3,
+) -> LinearSVC:
+    """A linear support vector machine whose penalty is chosen on a third of the training items.
+
+    Args:
+        train: ``(N, d)``, standardised.
+        train_labels: ``(N,)``.
+        penalties: values of the penalty C to choose from, rising; of equally good ones the smallest
+            is taken.
+        search_tolerance: at which optimisation stops while penalties are compared, which takes
+            most of the time; the machine that is returned stops at 1e-3.
+    """
+    # The dual problem takes few passes where the penalty is small; else the primal is faster.
+    machine = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
+    best = {"C": penalties[0]}
+    if len(penalties) > 1:
+        split = StratifiedShuffleSplit(1, test_size=1 / 3, random_state=0)
+        search = GridSearchCV(machine, {"C": list(penalties)}, cv=split, refit=False)
+        best = search.fit(train, train_labels).best_params_
+    return machine.set_params(**best, tol=1e-3).fit(train, train_labels)
+
+
 def svm_correct(
     train: np.ndarray,
     train_labels: np.ndarray,
@@ -110,61 +155,123 @@ def svm_correct(
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
 ) -> np.ndarray:
-    """Which test items a linear support vector machine gets right.
-
-    Features are standardised; the penalty is chosen by three-fold cross-validation on the
-    training items.
-
-    Args:
-        train: ``(N, d)``.
-        train_labels: ``(N,)``.
-        test: ``(M, d)``.
-        test_labels: ``(M,)``.
-        penalties: values of the penalty C to choose from; of one, nothing is compared.
-        search_tolerance: at which optimisation stops while penalties are compared, which takes
-            most of the time; the machine that is scored stops at 1e-3.
-
-    Returns:
-        ``(M,)`` bool.
-    """
-    # The dual problem takes few passes where the penalty is small; else the primal is faster.
-    svm = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
-    machine = make_pipeline(StandardScaler(), svm)
-    best = {"linearsvc__C": penalties[0]}
-    if len(penalties) > 1:
-        search = GridSearchCV(machine, {"linearsvc__C": list(penalties)}, cv=3, refit=False)
-        best = search.fit(train, train_labels).best_params_
-    machine.set_params(**best, linearsvc__tol=1e-3).fit(train, train_labels)
+    """Which test items the machine of :func:`fit_svm` gets right, ``(M,)`` bool."""
+    machine = fit_svm(train, train_labels, penalties, search_tolerance)
     return machine.predict(test) == test_labels
 
 
-def principal_components(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Projects on the principal components of the training items.
+def by_depth(
+    model: HasStates,
+    train: Tensor,
+    train_labels: np.ndarray,
+    test: Tensor,
+    test_labels: np.ndarray,
+    penalties: Sequence[float],
+    search_tolerance: float = 1e-3,
+) -> dict[str, list[float]]:
+    """What both classifiers get right at every depth, and how far classes have contracted.
 
     Args:
-        train: ``(N, d)``.
-        test: ``(M, d)``.
+        model: in evaluation mode.
+        train: images ``(N, C, H, W)`` on the model's device, to which the classifiers are fitted.
+        train_labels: ``(N,)``.
+        test: images ``(M, C, H, W)`` on which they are scored.
+        test_labels: ``(M,)``.
+        penalties: see :func:`fit_svm`.
+        search_tolerance: as there.
 
     Returns:
-        Projections ``(N, k)`` and ``(M, k)``, components by falling variance, and the share of
-        the variance that the first 1 to ``k`` components hold together, ``(k,)``.
+        For each name a value per depth. ``svm`` and ``knn`` are test accuracies, ``penalty`` the
+        one chosen, ``within`` and ``between`` mean distances of test images, ``contraction`` their
+        ratio.
     """
-    analysis = PCA(svd_solver="full").fit(train)
-    cumulated = np.cumsum(analysis.explained_variance_ratio_)
-    return analysis.transform(train), analysis.transform(test), cumulated
+    names = ("svm", "penalty", "knn", "within", "between", "contraction")
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    states = zip(averaged_states(model, train), averaged_states(model, test), strict=True)
+    for train_features, test_features in states:
+        fitted, scored = standardised(train_features, test_features)
+        machine = fit_svm(fitted, train_labels, penalties, search_tolerance)
+        neighbour = nearest_neighbour_correct(fitted, train_labels, scored, test_labels)
+        distances = class_distances(scored, test_labels)
+        values = (
+            (machine.predict(scored) == test_labels).mean(),
+            machine.C,
+            neighbour.mean(),
+            distances.within,
+            distances.between,
+            distances.ratio,
+        )
+        for name, value in zip(names, values, strict=True):
+            scores[name].append(float(value))
+    return scores
 
 
-def plateau(dimensions: Sequence[int], accuracies: Sequence[float], tolerance: float) -> int:
-    """The smallest number of dimensions from which on accuracy stays near that of all.
+def errors_removed(trained: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """The share of a classifier's errors at initialisation that training has removed.
 
     Args:
-        dimensions: rising; the last is all of them.
-        accuracies: of a classifier that sees so many.
-        tolerance: how far below the last accuracy still counts as the plateau.
+        trained: accuracies, 0 to 1.
+        initial: those at initialisation, of a shape that broadcasts.
+
+    Returns:
+        One where no error is left, zero where there are as many as before or where there was none,
+        negative where there are more.
     """
-    start = dimensions[-1]
-    for dimension, accuracy in reversed(list(zip(dimensions, accuracies, strict=True))):
-        if accuracy < accuracies[-1] - tolerance:
-            break
-        start = dimension
-    return start
+    errors = 1 - np.asarray(initial, dtype=float)
+    gain = np.asarray(trained, dtype=float) - initial
+    return np.divide(gain, errors, out=np.zeros_like(gain), where=errors > 0)
+
+
+def summary(
+    trained: Mapping[str, np.ndarray], initial: Mapping[str, np.ndarray], test_images: int
+) -> dict[str, object]:
+    """A family's results from those of its networks, beside networks at initialisation.
+
+    Args:
+        trained: what :func:`by_depth` returns, ``(networks, depths)`` each.
+        initial: the same of networks at initialisation.
+        test_images: how many accuracies are of.
+
+    Returns:
+        Estimates with intervals over networks (of one network, of accuracies over test images), for
+        each classifier: ``*_first`` and ``*_last``, accuracy at the entry and at the end,
+        ``*_errors_removed``, by training at the last depth, ``*_gain_rank_correlation``,
+        Spearman's of depth and errors removed, ``*_jump``, what accuracy gains over the last
+        three blocks. Means: ``initial_*_last`` and ``initial_*_jump``; by depth ``*_by_depth``,
+        ``initial_*_by_depth``, ``*_errors_removed_by_depth``. And ``contraction_first`` and
+        ``contraction_last``.
+    """
+    rows = {name: np.asarray(values, dtype=float) for name, values in trained.items()}
+    results: dict[str, object] = {"networks": len(rows["svm"]), "test_images": test_images}
+    for name in ("svm", "knn"):
+        before = np.asarray(initial[name], dtype=float).mean(axis=0)
+        removed = errors_removed(rows[name], before)
+        for place, column in (("first", 0), ("last", -1)):
+            accuracies = rows[name][:, column]
+            single = proportion(round(accuracies[0] * test_images), test_images)
+            results[f"{name}_{place}"] = mean_of_networks(accuracies, (0, 1), single).as_dict()
+        jumps = rows[name][:, -1] - rows[name][:, -4]
+        ranks = np.array([_rank_correlation(row) for row in removed])
+        results |= {
+            f"{name}_gain_rank_correlation": mean_of_networks(ranks, (-1, 1)).as_dict(),
+            f"{name}_errors_removed": mean_of_networks(removed[:, -1], (-np.inf, 1)).as_dict(),
+            f"{name}_jump": mean_of_networks(jumps, (-1, 1)).as_dict(),
+            f"initial_{name}_last": float(before[-1]),
+            f"initial_{name}_jump": float(before[-1] - before[-4]),
+            f"{name}_errors_removed_by_depth": removed.mean(axis=0).tolist(),
+            f"initial_{name}_by_depth": before.tolist(),
+        }
+    for name, values in rows.items():
+        if name != "penalty":
+            results[f"{name}_by_depth"] = values.mean(axis=0).tolist()
+    for place, column in (("first", 0), ("last", -1)):
+        ratio = mean_of_networks(rows["contraction"][:, column], (0, np.inf))
+        results[f"contraction_{place}"] = ratio.as_dict()
+    return results
+
+
+def _rank_correlation(values: np.ndarray) -> float:
+    """Spearman's of the values and their order; zero where all are the same."""
+    if np.ptp(values) == 0:
+        return 0.0
+    return float(stats.spearmanr(np.arange(len(values)), values).statistic)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from irevnet.analysis.precision import gradient, known_channels_ignored
+from irevnet.analysis.inversion import known_channels_ignored
+from irevnet.analysis.precision import gradient
 from irevnet.data import ImageData
-from irevnet.model import IRevNet
+from irevnet.network.model import IRevNet
 from irevnet.training import TrainingConfig, train
 
 __all__ = [
@@ -224,12 +225,12 @@ def through_training(
     Returns:
         What :func:`measure` returns, with a list over epochs for each number. A network with
         known channels has ``NAME_ignored``, too, for the first of ``sets``: the same with
-        :func:`irevnet.analysis.precision.known_channels_ignored`.
+        :func:`irevnet.analysis.inversion.known_channels_ignored`.
     """
     first = next(iter(sets))
     history: dict[str, dict[str, list[float]]] = {}
 
-    def follow(_line: str) -> None:
+    def follow(_row: object) -> None:
         rows = measure(model, sets, labels, steps)
         if model.known:
             with known_channels_ignored(model):
@@ -240,7 +241,7 @@ def through_training(
             for quantity, value in row.items():
                 history.setdefault(name, {}).setdefault(quantity, []).append(value)
 
-    train(model, data, config, device=labels.device, report=follow)
+    train(model, data, config, device=labels.device, on_epoch=follow)
     return history
 
 
@@ -253,10 +254,10 @@ def break_inverse(
 ) -> tuple[Tensor, Tensor]:
     """Searches for images that the floating-point inverse does not give back.
 
-    Exact arithmetic has no error to ascend, and the derivative of the rounded one is rounding
-    noise. What is ascended stands in for it: how far the inverse, in float64, carries a small
-    random change of the representation, in proportion to each of its values as rounding is, and
-    a new one at every step. What counts is the error itself: of each path, the image is kept
+    Exact arithmetic has no error to maximise, and the derivative of the rounded arithmetic is
+    noise. We maximise the error caused by simulated rounding instead: how far the float64 inverse
+    carries a small random change of the representation, proportional to each of its values and
+    drawn anew at every step. The result is judged by the real error: each search keeps the image
     whose :func:`errors` is largest.
 
     Args:
@@ -272,7 +273,7 @@ def break_inverse(
     """
     generator = torch.Generator().manual_seed(0)
     exact = copy.deepcopy(model).double().requires_grad_(False)
-    x, found, largest = images, images, errors(model, images)
+    x, worst, largest = images, images, errors(model, images)
     for _ in range(steps):
         point = x.double().requires_grad_()
         z = exact.encode(point)
@@ -283,9 +284,9 @@ def break_inverse(
         x = (x + step_size * ascent.sign().to(x)).clamp(*limits)
         error = errors(model, x)
         better = error > largest
-        found = torch.where(better[:, None, None, None], x, found)
+        worst = torch.where(better[:, None, None, None], x, worst)
         largest = torch.where(better, error, largest)
-    return found, largest
+    return worst, largest
 
 
 def scaled_errors(model: IRevNet, images: Tensor, factors: Sequence[float]) -> list[float]:

@@ -10,10 +10,12 @@ from scipy import stats
 
 __all__ = [
     "Estimate",
-    "difference",
+    "difference_of_accuracies",
     "exact",
     "mean",
     "mean_of_networks",
+    "networks_needed",
+    "power_of_non_inferiority",
     "proportion",
     "quantile",
 ]
@@ -70,42 +72,123 @@ def mean(
 
 
 def mean_of_networks(
-    values: Sequence[float] | np.ndarray, bounds: tuple[float, float], single: Estimate
+    values: Sequence[float] | np.ndarray,
+    bounds: tuple[float, float],
+    single: Estimate | None = None,
 ) -> Estimate:
     """:func:`mean` over several networks; of one network, what is known of that one.
 
     Args:
         values: one per network.
         bounds: as for :func:`mean`.
-        single: the estimate if there is one network only.
+        single: the estimate if there is one network only; by default its value alone, of which
+            there is one (``n``).
     """
-    return single if len(values) == 1 else mean(values, bounds=bounds)
+    if len(values) > 1:
+        return mean(values, bounds=bounds)
+    return exact(values[0], 1) if single is None else single
 
 
-def difference(
-    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, level: float = 0.9
-) -> Estimate:
-    """Difference of two means with Welch's t interval.
+def difference_of_accuracies(first: np.ndarray, second: np.ndarray, level: float = 0.9) -> Estimate:
+    """Difference of two families' mean accuracies, over networks and test images.
+
+    The variance has two parts: that of the networks' accuracies over seeds, and that of the
+    difference over test images, which both families see. What both hold, the noise of a network at
+    an image, is counted twice, so that the interval is a little too wide. Student's t with the
+    degrees of freedom of Welch and Satterthwaite; a bootstrap over few seeds would be too narrow.
 
     At level 0.9, the interval lies inside a margin exactly when two one-sided tests at 5% find
     the two equivalent within it (Schuirmann, 1987, https://doi.org/10.1007/BF01068419).
 
     Args:
-        first: at least two observations.
-        second: at least two observations, independent of the first.
+        first: which test images the networks of a family get right, ``(networks, images)`` bool, at
+            least two networks.
+        second: the same of another family, on the same images.
         level: coverage of the interval.
 
     Returns:
-        The mean of ``first`` minus that of ``second``.
+        The mean of ``first`` minus that of ``second``; ``n`` counts networks.
+
+    Raises:
+        ValueError: if there are fewer than two networks of either, or other numbers of images.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
+        raise ValueError(
+            "both families must have two networks or more and the same images, got "
+            f"{first.shape} and {second.shape}"
+        )
     centre = float(first.mean() - second.mean())
+    variances, per_image = _variances(first, second)
+    parts = [variances[0] / len(first), variances[1] / len(second), per_image]
     n = len(first) + len(second)
-    if first.std() == second.std() == 0:
+    if sum(parts) == 0:
         return exact(centre, n)
-    test = stats.ttest_ind(first, second, equal_var=False)
-    interval = test.confidence_interval(level)
-    return Estimate(centre, float(interval.low), float(interval.high), n)
+    degrees = _degrees_of_freedom(parts, [len(first) - 1, len(second) - 1, first.shape[1] - 1])
+    half = stats.t.ppf((1 + level) / 2, degrees) * math.sqrt(sum(parts))
+    return Estimate(centre, float(centre - half), float(centre + half), n)
+
+
+def power_of_non_inferiority(
+    first: np.ndarray,
+    second: np.ndarray,
+    margin: float,
+    level: float = 0.9,
+    networks: int | None = None,
+) -> float:
+    """How often families with the same true accuracy would be found not inferior.
+
+    That is: how often the interval of :func:`difference_of_accuracies` would lie above ``-margin``,
+    if the spread over seeds and images is what was measured.
+
+    Args:
+        first: which test images the networks of a family get right, ``(networks, images)`` bool.
+        second: the same of another family, on the same images.
+        margin: positive.
+        level: coverage of the interval.
+        networks: of each family; as many as were measured if None.
+    """
+    variances, per_image = _variances(first, second)
+    sizes = [networks or len(first), networks or len(second)]
+    parts = [*(v / n for v, n in zip(variances, sizes, strict=True)), per_image]
+    images = np.shape(first)[1]
+    degrees = _degrees_of_freedom(parts, [*(n - 1 for n in sizes), images - 1])
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return 1.0
+    return float(stats.nct.sf(stats.t.ppf((1 + level) / 2, degrees), degrees, margin / error))
+
+
+def networks_needed(
+    first: np.ndarray,
+    second: np.ndarray,
+    margin: float,
+    level: float = 0.9,
+    power: float = 0.8,
+    most: int = 1000,
+) -> int | None:
+    """How many networks of each family give :func:`power_of_non_inferiority` a value.
+
+    None if ``most`` are too few: test images are, then.
+    """
+    for networks in range(2, most + 1):
+        if power_of_non_inferiority(first, second, margin, level, networks) >= power:
+            return networks
+    return None
+
+
+def _variances(first: np.ndarray, second: np.ndarray) -> tuple[list[float], float]:
+    """Of accuracies over networks, of each family; of the mean difference over images."""
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    per_image = first.mean(axis=0) - second.mean(axis=0)
+    over_networks = [float(family.mean(axis=1).var(ddof=1)) for family in (first, second)]
+    return over_networks, float(per_image.var(ddof=1) / len(per_image))
+
+
+def _degrees_of_freedom(parts: Sequence[float], freedom: Sequence[int]) -> float:
+    """Of a sum of variances, after Welch and Satterthwaite."""
+    squares = sum(part**2 / one for part, one in zip(parts, freedom, strict=True))
+    return sum(parts) ** 2 / squares if squares else math.inf
 
 
 def proportion(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -121,7 +204,7 @@ def quantile(
     test = stats.quantile_test(values, p=probability)
     interval = test.confidence_interval(level)
     values = np.asarray(values, dtype=float)
-    # Of few values no order statistic is far enough out: the extremes are all that is known.
+    # With few values, no order statistic reaches the level: then the extremes bound the interval.
     low = interval.low if np.isfinite(interval.low) else values.min()
     high = interval.high if np.isfinite(interval.high) else values.max()
     return Estimate(float(np.quantile(values, probability)), float(low), float(high), len(values))

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irevnet.analysis.separation import (
-    nearest_neighbour_correct,
-    principal_components,
-    svm_correct,
-)
+from irevnet.analysis.dimensionality import principal_components
+from irevnet.analysis.protocols import Encoder
+from irevnet.analysis.separation import nearest_neighbour_correct, standardised, svm_correct
 
 __all__ = ["TrivialMap", "accuracies", "equal_dimension", "image_shares"]
 
@@ -27,11 +25,12 @@ class TrivialMap(nn.Module):
     It has the methods that the analyses ask an i-RevNet for.
 
     Args:
-        network: ``phi``, with methods ``encode`` and ``states`` and an attribute ``in_shape``, such
-            as :class:`irevnet.baselines.ResNet`.
+        network: ``phi``, such as :class:`irevnet.network.baselines.ResNet`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    network: Encoder
+
+    def __init__(self, network: Encoder) -> None:
         super().__init__()
         self.network = network
         self.pixels = math.prod(network.in_shape)
@@ -120,18 +119,19 @@ def accuracies(
     penalties: Sequence[float],
     search_tolerance: float,
 ) -> dict[str, float]:
-    """Test accuracy of both classifiers of :mod:`irevnet.analysis.separation`.
+    """Test accuracy of both classifiers of :mod:`irevnet.analysis.separation`, standardised.
 
     Args:
         train: ``(N, d)``.
         test: ``(M, d)``.
         labels: of the training items, ``(N,)``, and of the test items, ``(M,)``.
-        penalties: as for :func:`irevnet.analysis.separation.svm_correct`.
+        penalties: as for :func:`irevnet.analysis.separation.fit_svm`.
         search_tolerance: as there.
 
     Returns:
         ``svm`` and ``knn``, 0 to 1.
     """
+    train, test = standardised(train, test)
     items = (train, labels[0], test, labels[1])
     return {
         "svm": float(svm_correct(*items, penalties, search_tolerance).mean()),

@@ -32,6 +32,32 @@ def test_an_untrained_network_gives_every_image_back(name):
     assert outcome.equal_as_uint8.all()
 
 
+@pytest.mark.parametrize("name", ["irevnet_digits_bijective", "irevnet_cifar_bijective"])
+def test_states_are_moved_back_into_the_image(name):
+    torch.manual_seed(0)
+    model = create_model(name, blocks=(1, 2, 1)).eval()
+    for block in model.blocks:  # without F the network only moves values
+        torch.nn.init.zeros_(block.residual[-1].weight)
+    x = torch.rand(2, *model.in_shape)
+    walks = inversion.there_and_back(model, x)
+    assert walks.shape == (2, 2, 5, *model.in_shape)
+    assert torch.equal(walks, x[:, None, None].expand_as(walks))
+
+
+def test_a_state_is_the_same_values_in_other_places():
+    torch.manual_seed(0)
+    model = create_model("irevnet_digits_bijective").eval()
+    x = torch.rand(2, 1, 8, 8)
+    walks = inversion.there_and_back(model, x)
+    assert torch.equal(walks[:, 0, 0], x)
+    z = model.encode(x)
+    assert torch.equal(walks[:, 0, -1].flatten(1).sort().values, z.flatten(1).sort().values)
+    torch.testing.assert_close(walks[:, 1], walks[:, 0])
+    injective = create_model("irevnet_digits").eval()
+    with pytest.raises(ValueError, match="must be bijective"):
+        inversion.there_and_back(injective, x)
+
+
 def test_the_inverse_of_a_bijective_network_costs_what_encoding_costs():
     model = create_model("irevnet_digits_bijective").eval()
     forward, backward = inversion.flops(model, torch.rand(2, 1, 8, 8))
@@ -56,3 +82,32 @@ def test_the_hash_of_a_picture_is_that_of_its_file_and_sees_one_grey_level():
     assert inversion.png_hash(image) == inversion.png_hash(image + 1e-4)
     assert inversion.png_hash(image) != inversion.png_hash(changed)
     assert len(inversion.png_hash(image)) == 64
+
+
+def test_a_summary_counts_networks_not_images():
+    x = torch.rand(10, 1, 4, 4) + 0.5
+    perfect = inversion.Reconstruction(x, x.clone())
+    off = inversion.Reconstruction(x, x * 1.1)
+    summary = inversion.summarise([perfect, off, perfect])
+    assert summary["networks"] == 3
+    assert summary["relative_errors"] == pytest.approx([0.0, 0.1, 0.0], abs=1e-6)
+    assert summary["shares_equal"][::2] == [1.0, 1.0]
+    assert summary["relative_error"]["n"] == 3
+    assert summary["relative_error"]["value"] == pytest.approx(0.1 / 3, abs=1e-6)
+    # Student's t with two degrees of freedom: 4.303 standard errors, and nothing below zero.
+    assert summary["relative_error"]["low"] == 0
+    assert summary["relative_error"]["high"] == pytest.approx(0.1 / 3 * 5.303, rel=1e-3)
+    assert summary["equal_as_uint8"]["value"] == pytest.approx(sum(summary["shares_equal"]) / 3)
+    assert summary["largest_relative_error"] == pytest.approx(0.1, abs=1e-5)
+
+
+def test_without_known_channels_an_injective_network_inverts_every_channel():
+    model = create_model("irevnet_digits", blocks=(3, 2, 2)).eval()
+    known = model.known
+    with torch.no_grad():
+        z = model.encode(torch.rand(2, 1, 8, 8))
+        z[:, -1] += 1  # no image has that
+        restored = model.inverse(z)
+        with inversion.known_channels_ignored(model):
+            assert not torch.equal(model.inverse(z), restored)
+    assert model.known is known

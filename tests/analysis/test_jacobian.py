@@ -54,6 +54,26 @@ def test_memory_stays_within_the_budget(name):
         assert peak_bytes(compute, image.device) < budget + 2 * outputs * image.nbytes + weights
 
 
+@pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective", "resnet_digits"])
+def test_a_window_has_the_columns_of_its_pixels(name):
+    torch.manual_seed(0)
+    model = randomise(create_model(name)).double().eval()
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    whole = jacobian.jacobians(model.encode, image)[0].unflatten(1, (8, 8))
+    middle = whole[:, 2:5, 2:5].flatten(1)  # of two centres the upper left one
+    function, pixels = jacobian.windowed(model.encode, image[0], 3)
+    torch.testing.assert_close(function(pixels), model.encode(image))
+    torch.testing.assert_close(jacobian.jacobians(function, pixels)[0], middle)
+    values = jacobian.singular_values(model, image, window=3)
+    torch.testing.assert_close(values[0], torch.linalg.svdvals(middle))
+
+
+@pytest.mark.parametrize("side", [0, -1, 9])
+def test_a_window_has_to_fit(side):
+    with pytest.raises(ValueError, match=rf"side must be from 1 to 8.*got {side}"):
+        jacobian.windowed(torch.flatten, torch.rand(3, 8, 10), side)
+
+
 def test_both_sides_give_the_same():
     torch.manual_seed(0)
     model = small_irevnet("irevnet_digits_bijective")

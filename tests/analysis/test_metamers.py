@@ -81,25 +81,25 @@ class TestKnownReadOut:
         # The last entry is inactive, so its direction stays; (3, 4, 0) is what is seen.
         model = read_out([[3.0, 4.0, 0.0, 5.0]])
         z = column(1.0, 1.0, 1.0, -1.0)
-        found = metamers.invisible(model, z, column(3.0, 4.0, 2.0, 7.0))
-        torch.testing.assert_close(found, column(0.0, 0.0, 2.0, 7.0))
-        found = metamers.invisible(model, z, column(4.0, -3.0, 2.0, 7.0))
-        torch.testing.assert_close(found, column(4.0, -3.0, 2.0, 7.0))
+        result = metamers.invisible(model, z, column(3.0, 4.0, 2.0, 7.0))
+        torch.testing.assert_close(result, column(0.0, 0.0, 2.0, 7.0))
+        result = metamers.invisible(model, z, column(4.0, -3.0, 2.0, 7.0))
+        torch.testing.assert_close(result, column(4.0, -3.0, 2.0, 7.0))
 
     def test_the_weights_are_seen_times_batch_norms_scale(self):
         model = read_out([[1.0, 1.0]], scale=[1.0, 2.0], shift=5.0)
-        found = metamers.invisible(model, column(0.0, 0.0), column(5.0, 0.0))
-        torch.testing.assert_close(found, column(4.0, -2.0))
+        result = metamers.invisible(model, column(0.0, 0.0), column(5.0, 0.0))
+        torch.testing.assert_close(result, column(4.0, -2.0))
 
     def test_positions_of_a_channel_are_averaged(self):
         model = read_out([[1.0, 0.0]], size=2)
         z = torch.tensor([[[[1.0, 1.0], [1.0, -1.0]], [[1.0] * 2] * 2]], dtype=torch.float64)
         direction = torch.zeros_like(z)
         direction[0, 0] = torch.tensor([[3.0, 0.0], [0.0, 6.0]])
-        found = metamers.invisible(model, z, direction)
+        result = metamers.invisible(model, z, direction)
         expected = torch.tensor([[2.0, -1.0], [-1.0, 6.0]], dtype=torch.float64)
-        torch.testing.assert_close(found[0, 0], expected)
-        assert not found[0, 1].any()
+        torch.testing.assert_close(result[0, 0], expected)
+        assert not result[0, 1].any()
 
     def test_dimensions_are_those_that_the_rank_of_the_active_part_leaves(self):
         model = read_out([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
@@ -127,10 +127,10 @@ class TestKnownReadOut:
         # Seen: the sum of the first two. (-5, 4) is nearest to the line at (-3, 6), below a kink.
         model = read_out([[1.0, 1.0, 0.0, 0.0]])
         z = column(1.0, 2.0, 1.0, -1.0)
-        found = metamers.towards(model, z, column(-5.0, 4.0, -2.0, 2.0))
-        torch.testing.assert_close(found, column(0.0, 3.0, 0.0, 0.0))
-        found = metamers.towards(model, z, column(2.0, 2.0, 9.0, -9.0))
-        torch.testing.assert_close(found, column(1.5, 1.5, 9.0, -9.0))
+        result = metamers.towards(model, z, column(-5.0, 4.0, -2.0, 2.0))
+        torch.testing.assert_close(result, column(0.0, 3.0, 0.0, 0.0))
+        result = metamers.towards(model, z, column(2.0, 2.0, 9.0, -9.0))
+        torch.testing.assert_close(result, column(1.5, 1.5, 9.0, -9.0))
 
     def test_a_walk_slides_along_the_kinks(self):
         model = read_out([[1.0, 1.0, 0.0, 0.0]])
@@ -143,8 +143,8 @@ class TestKnownReadOut:
         # The target has nothing that says 2, and -3 is less to change than -6.
         model = read_out([[1.0, 1.0, 0.0, 0.0]])
         z, target = column(2.0, -1.0, 1.0, 1.0), column(-6.0, -3.0, -4.0, 7.0)
-        found = metamers.same_logits(model, z, target)
-        torch.testing.assert_close(found, column(-6.0, 2.0, -4.0, 7.0))
+        result = metamers.same_logits(model, z, target)
+        torch.testing.assert_close(result, column(-6.0, 2.0, -4.0, 7.0))
         # From z itself only the first can say it.
         near = metamers.towards(model, z, target)
         torch.testing.assert_close(near, column(2.0, -3.0, 0.0, 7.0))
@@ -193,12 +193,12 @@ class TestNetworks:
     @pytest.mark.parametrize("function", [metamers.towards, metamers.same_logits])
     def test_images_with_the_same_logits(self, name, function):
         model, z, target = some(name)
-        found = function(model, z, target)
-        assert_same_logits(model, z, found)
-        assert (distance(found, target) < distance(z, target)).all()
+        result = function(model, z, target)
+        assert_same_logits(model, z, result)
+        assert (distance(result, target) < distance(z, target)).all()
         if model.is_bijective:
             with torch.no_grad():
-                other, own = model.inverse(found), model.inverse(z)
+                other, own = model.inverse(result), model.inverse(z)
                 assert metamers.logit_difference(model, other, model(own)).max() < 1e-9
             assert (distance(other, own) > 0.1).all()
 
@@ -220,22 +220,22 @@ class TestNetworks:
 
 def test_the_nearest_point_is_the_nearest():
     model, z, target = some()
-    found = metamers.towards(model, z, target)
+    result = metamers.towards(model, z, target)
     for _ in range(20):
         other = metamers.towards(model, z, z + 3 * torch.randn_like(z))
         # Of a convex set: no other point lies in front, seen from the nearest.
-        inner = ((target - found) * (other - found)).flatten(1).sum(dim=1)
-        assert (inner <= 1e-9 * distance(target, found) * distance(other, found)).all()
+        inner = ((target - result) * (other - result)).flatten(1).sum(dim=1)
+        assert (inner <= 1e-9 * distance(target, result) * distance(other, result)).all()
 
 
 def test_same_logits_is_never_farther_than_the_own_region():
     model, z, target = some(batch_size=20)
     own = distance(metamers.towards(model, z, target), target)
-    found = metamers.same_logits(model, z, target)
-    assert (distance(found, target) <= own).all()
-    assert (distance(found, target) < 0.99 * own).any()
+    result = metamers.same_logits(model, z, target)
+    assert (distance(result, target) <= own).all()
+    assert (distance(result, target) < 0.99 * own).any()
     # In the region where it is, nothing is nearer.
-    torch.testing.assert_close(metamers.towards(model, found, target), found)
+    torch.testing.assert_close(metamers.towards(model, result, target), result)
 
 
 def test_a_walk_begins_as_what_is_invisible_and_ends_at_the_nearest():
@@ -258,10 +258,10 @@ def test_representations_keep_their_dtype_and_logits_their_single_precision():
     x = torch.rand(2, 8, 1, 8, 8)
     with torch.no_grad():
         z, target = (model.encode(part) for part in x)
-        found = metamers.same_logits(model, z, target)
-        assert found.dtype == metamers.invisible(model, z, target).dtype == torch.float32
+        result = metamers.same_logits(model, z, target)
+        assert result.dtype == metamers.invisible(model, z, target).dtype == torch.float32
         assert metamers.walk(model, z, target, 2).dtype == torch.float32
-        difference = metamers.logit_difference(model, model.inverse(found), model(x[0]))
+        difference = metamers.logit_difference(model, model.inverse(result), model(x[0]))
     assert difference.dtype == torch.float64
     assert difference.max() < 1e-5
 
@@ -281,21 +281,21 @@ class TestResembling:
     def test_of_a_linear_classifier_it_is_the_projection(self):
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).double().eval()
         x, appearance = torch.rand(2, 4, 3, 2, 2, dtype=torch.float64)
-        found = metamers.resembling(linear, x, appearance)
+        result = metamers.resembling(linear, x, appearance)
         weight = linear[1].weight.detach()
         null = torch.eye(12) - torch.linalg.pinv(weight) @ weight
         expected = x + ((appearance - x).flatten(1) @ null).view_as(x)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(result, expected)
 
     @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
     def test_images_have_the_logits_and_are_nearer_to_the_others(self, name):
         model = create_model(name, pretrained="digits")
         x, appearance = torch.rand(2, 8, 1, 8, 8)
-        found = metamers.resembling(model, x, appearance)
-        assert found.dtype == torch.float32
+        result = metamers.resembling(model, x, appearance)
+        assert result.dtype == torch.float32
         with torch.no_grad():
-            assert metamers.logit_difference(model, found, model(x)).max() < 1e-5
-        assert (distance(found, appearance) < distance(x, appearance)).all()
+            assert metamers.logit_difference(model, result, model(x)).max() < 1e-5
+        assert (distance(result, appearance) < distance(x, appearance)).all()
         assert all(parameter.grad is None for parameter in model.parameters())
 
     def test_images_that_have_the_logits_stay(self):

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 import irevnet
-from irevnet.analysis import precision
+from irevnet.analysis import inversion, precision
 from irevnet.data import ImageData, TensorImages
 from irevnet.training import TrainingConfig
 
@@ -32,18 +32,18 @@ def test_fixed_point_does_not_drift(training):
 def test_gradient_is_the_one_of_the_loss():
     model = small()
     x, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
-    found = precision.gradient(model, x, labels)
+    actual = precision.gradient(model, x, labels)
     loss = functional.cross_entropy(model(x), labels)
     expected = torch.autograd.grad(loss, list(model.parameters()))
-    torch.testing.assert_close(found, torch.cat([g.flatten().double() for g in expected]))
+    torch.testing.assert_close(actual, torch.cat([g.flatten().double() for g in expected]))
     # A second call starts from nothing.
-    torch.testing.assert_close(precision.gradient(model, x, labels), found)
+    torch.testing.assert_close(precision.gradient(model, x, labels), actual)
 
 
 def test_known_channels_are_back_after_they_were_ignored():
     model = small()
     known = model.known
-    with precision.known_channels_ignored(model):
+    with inversion.known_channels_ignored(model):
         assert model.known == []
     assert model.known is known
     assert known

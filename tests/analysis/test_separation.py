@@ -71,17 +71,70 @@ def test_averaged_states_are_those_of_the_network():
         np.testing.assert_allclose(ours, state.mean(dim=(2, 3)), atol=1e-6)
 
 
-def test_principal_components_find_a_planted_plane():
+def planted(accuracies, contraction=0.5):
+    """Networks with the same accuracies of both classifiers at every depth."""
+    rows = np.array(accuracies, dtype=float)
+    same = np.full_like(rows, contraction)
+    return {"svm": rows, "knn": rows, "within": same, "between": same, "contraction": same}
+
+
+def test_errors_removed():
+    trained, initial = np.array([[0.2, 0.8, 1.0, 0.4]]), np.array([0.2, 0.6, 0.6, 0.5])
+    removed = separation.errors_removed(trained, initial)
+    np.testing.assert_allclose(removed, [[0, 0.5, 1, -0.2]])
+    assert separation.errors_removed(np.array([1.0, 0.9]), np.array(1.0)).tolist() == [0, 0]
+
+
+def test_summary_judges_what_training_adds():
+    initial = planted([[0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    trained = planted([[0.1, 0.3, 0.5, 0.7, 0.9], [0.1, 0.3, 0.5, 0.7, 0.8]])
+    results = separation.summary(trained, initial, 100)
+    assert results["svm_last"]["value"] == pytest.approx(0.85)
+    assert results["svm_last"]["n"] == results["svm_errors_removed"]["n"] == 2
+    assert results["svm_errors_removed"]["value"] == pytest.approx((0.8 + 0.6) / 2)
+    assert results["svm_gain_rank_correlation"]["value"] == pytest.approx(1)
+    assert results["initial_svm_by_depth"] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert results["knn_jump"]["value"] == pytest.approx(0.55)
+    assert results["initial_knn_jump"] == pytest.approx(0.3)
+    assert results["contraction_last"]["value"] == 0.5
+
+
+def test_summary_of_networks_at_initialisation_has_no_gain():
+    initial = planted([[0.1, 0.2, 0.3, 0.4, 0.5]])
+    results = separation.summary(initial, initial, 100)
+    assert results["svm_gain_rank_correlation"]["value"] == 0
+    assert results["svm_errors_removed"] == {"value": 0, "low": 0, "high": 0, "n": 1}
+    # Of one network an accuracy's interval is over test images.
+    assert results["svm_last"]["n"] == 100
+
+
+def test_standardised_takes_out_the_mean_and_spread_of_the_training_items():
+    train = np.array([[0.0, 7.0], [4.0, 7.0]])
+    fitted, scored = separation.standardised(train, np.array([[6.0, 8.0]]))
+    np.testing.assert_allclose(fitted, [[-1, 0], [1, 0]])
+    np.testing.assert_allclose(scored, [[2, 1]])
+
+
+def test_the_penalty_is_chosen_among_those_given():
     generator = np.random.default_rng(0)
-    plane, _ = np.linalg.qr(generator.normal(size=(20, 2)))
-    data = generator.normal(size=(500, 2)) * [5, 3] @ plane.T
-    data += generator.normal(0, 0.01, data.shape)
-    train, test, variance = separation.principal_components(data[:400], data[400:])
-    assert variance[1] > 0.999
-    assert train[:, 2:].std() < 0.02
-    assert test[:, 0].std() == pytest.approx(5, rel=0.2)
+    # Few items in many dimensions of noise: the weak machine, with a small C, does better.
+    labels = np.arange(60) % 2
+    features = generator.normal(0, 1, (60, 300)) + 0.3 * (2 * labels[:, None] - 1)
+    assert separation.fit_svm(features, labels, [1e-3, 1e3]).C in (1e-3, 1e3)
+    assert separation.fit_svm(features, labels, [7.0]).C == 7.0
 
 
-def test_the_plateau_starts_where_accuracy_stays():
-    assert separation.plateau([1, 2, 4, 8], [0.5, 0.9, 0.895, 0.9], tolerance=0.01) == 2
-    assert separation.plateau([1, 2, 4, 8], [0.5, 0.9, 0.7, 0.9], tolerance=0.01) == 8
+def test_by_depth_finds_classes_where_a_network_shows_them():
+    class Planted:
+        def states(self, x):
+            yield torch.rand(x.shape)  # of noise, then of the class that the image shows
+            yield x
+
+    torch.manual_seed(0)
+    labels = np.arange(60) % 3
+    images = torch.zeros(60, 3, 2, 2)
+    images[torch.arange(60), torch.from_numpy(labels)] = 1
+    scores = separation.by_depth(Planted(), images, labels, images, labels, [0.1, 1.0])
+    assert scores["svm"][1] == scores["knn"][1] == 1
+    assert max(scores["svm"][0], scores["knn"][0]) < 0.6
+    assert scores["contraction"][1] == 0

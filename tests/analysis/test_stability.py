@@ -73,20 +73,20 @@ def test_power_iteration_comes_from_below():
     matrix = torch.randn(7, 12, dtype=torch.float64)
     points = torch.rand(3, 12, dtype=torch.float64)
     largest = torch.linalg.matrix_norm(matrix, 2)
-    found = [
+    result = [
         stability.largest_singular_values(lambda x: x @ matrix.T, points, steps)
         for steps in (0, 1, 2, 5, 200)
     ]
-    for earlier, later in itertools.pairwise(found):
+    for earlier, later in itertools.pairwise(result):
         assert (earlier <= later * (1 + 1e-12)).all()
-    assert (found[0] < 0.99 * largest).all()
-    torch.testing.assert_close(found[-1], largest.expand(3))
+    assert (result[0] < 0.99 * largest).all()
+    torch.testing.assert_close(result[-1], largest.expand(3))
 
 
 def test_of_a_constant_the_largest_singular_value_is_zero():
     points = torch.rand(3, 4)
-    found = stability.largest_singular_values(lambda x: 0 * x, points, steps=3)
-    assert found.tolist() == [0, 0, 0]
+    result = stability.largest_singular_values(lambda x: 0 * x, points, steps=3)
+    assert result.tolist() == [0, 0, 0]
 
 
 def test_angles_that_are_known():
@@ -141,12 +141,12 @@ def test_the_search_finds_larger_errors_inside_the_limits():
     model = small()
     x = torch.rand(6, 1, 8, 8)
     start = stability.errors(model, x)
-    found, largest = stability.break_inverse(model, x, steps=15, step_size=0.1)
-    assert found.min() >= 0
-    assert found.max() <= 1
+    result, largest = stability.break_inverse(model, x, steps=15, step_size=0.1)
+    assert result.min() >= 0
+    assert result.max() <= 1
     assert (largest >= start).all()
     assert largest.mean() > 1.2 * start.mean()
-    assert torch.equal(stability.errors(model, found), largest)
+    assert torch.equal(stability.errors(model, result), largest)
     wider, wide = stability.break_inverse(model, x, 15, 100.0, limits=(-1000.0, 1000.0))
     assert wider.abs().max() <= 1000
     assert wide.mean() > 10 * largest.mean()
@@ -158,12 +158,12 @@ def test_fixed_point_is_exact_on_what_breaks_floating_point_or_refuses_it():
     model = small()
     fixed = irevnet.create_model("irevnet_digits", blocks=(3, 2, 2), streams="fixed").eval()
     fixed.load_state_dict(model.state_dict())
-    found, _ = stability.break_inverse(model, torch.rand(6, 1, 8, 8), steps=10, step_size=0.1)
-    assert stability.fixed_point_outcome(fixed, found) == "exact"
+    result, _ = stability.break_inverse(model, torch.rand(6, 1, 8, 8), steps=10, step_size=0.1)
+    assert stability.fixed_point_outcome(fixed, result) == "exact"
     # What comes back is the image rounded to 16 binary digits.
-    back = fixed.inverse(fixed.encode(found))
-    assert torch.equal(back, (found * 2**16).round() / 2**16)
-    outcomes = {stability.fixed_point_outcome(fixed, found * 2.0**k) for k in range(-30, 128, 4)}
+    back = fixed.inverse(fixed.encode(result))
+    assert torch.equal(back, (result * 2**16).round() / 2**16)
+    outcomes = {stability.fixed_point_outcome(fixed, result * 2.0**k) for k in range(-30, 128, 4)}
     assert outcomes == {"exact", "refused"}
     for value in (math.inf, math.nan):
         assert stability.fixed_point_outcome(fixed, torch.full((1, 1, 8, 8), value)) == "refused"
@@ -217,7 +217,7 @@ def test_training_is_followed_and_left_as_it_is():
     for quantities in history.values():
         assert set(quantities) == {"encode", "inverse", "error", "angle"}
         assert all(len(values) == 2 and min(values) > 0 for values in quantities.values())
-    train(alone, data, config, report=lambda line: None)
+    train(alone, data, config)
     for name, value in alone.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     bijective = irevnet.create_model("irevnet_digits_bijective", blocks=(1, 1, 1))

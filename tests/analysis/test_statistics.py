@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from irevnet.analysis import statistics
 
@@ -32,22 +33,6 @@ def test_mean_of_one_value_is_refused():
         statistics.mean([1.0])
 
 
-def test_difference_is_welchs_and_covers_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(2000):
-        first, second = generator.normal(1, 1, 5), generator.normal(0, 3, 8)
-        estimate = statistics.difference(first, second, level=0.9)
-        covered += estimate.low <= 1 <= estimate.high
-    assert covered / 2000 == pytest.approx(0.9, abs=0.02)
-    assert estimate.value == pytest.approx(first.mean() - second.mean())
-
-
-def test_difference_of_constants_is_exact():
-    estimate = statistics.difference([0.5, 0.5], [0.25, 0.25])
-    assert (estimate.value, estimate.low, estimate.high) == (0.25, 0.25, 0.25)
-
-
 def test_proportion_has_wilsons_interval():
     # Newcombe (1998), table 1: 81 of 263, score method: 0.2553 to 0.3662.
     estimate = statistics.proportion(81, 263)
@@ -59,3 +44,66 @@ def test_quantile_is_the_median_and_stays_inside_the_values():
     estimate = statistics.quantile([1, 2, 3, 100])
     assert estimate.value == 2.5
     assert 1 <= estimate.low <= 2.5 <= estimate.high <= 100
+
+
+def test_difference_of_accuracies_covers_seeds_and_images():
+    """Of families with the same accuracy nine in ten intervals hold zero, with few seeds, too."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        # Images differ in how hard they are, for both families, and for each in its own way.
+        hard = generator.normal(0, 1.5, 300)
+        families = []
+        for _ in range(2):
+            own = hard + generator.normal(0, 1, 300)
+            skill = 1.5 + generator.normal(0, 0.2, (4, 1))
+            chance = 1 / (1 + np.exp(own - skill + generator.normal(0, 0.5, (4, 300))))
+            families.append(generator.random((4, 300)) < chance)
+        interval = statistics.difference_of_accuracies(*families, level=0.9)
+        covered += interval.low <= 0 <= interval.high
+    assert 0.88 <= covered / 400 <= 0.97
+
+
+def test_difference_of_accuracies_without_spread_over_seeds_is_that_over_images():
+    first = np.repeat([[True] * 60 + [False] * 40], 3, axis=0)
+    second = np.repeat([[True] * 50 + [False] * 50], 3, axis=0)
+    interval = statistics.difference_of_accuracies(first, second, level=0.95)
+    half = stats.t.ppf(0.975, 99) * (0.1 * 0.9 / 99) ** 0.5
+    assert interval.value == pytest.approx(0.1)
+    assert (interval.low, interval.high) == pytest.approx((0.1 - half, 0.1 + half))
+    assert statistics.difference_of_accuracies(first, first).high == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 4)])
+def test_difference_of_accuracies_needs_two_networks_and_the_same_images(shape):
+    with pytest.raises(ValueError, match=r"two networks or more and the same images, got"):
+        statistics.difference_of_accuracies(np.zeros((2, 5)), np.zeros(shape))
+
+
+def simulated(generator, networks, images=400):
+    """A family's networks of accuracy 0.9, of which seeds and images make something else."""
+    easy = generator.random(images) < 0.8
+    skill = 0.5 + generator.normal(0, 0.05, (networks, 1))
+    return easy | (generator.random((networks, images)) < skill)
+
+
+def test_power_is_how_often_equal_families_are_found_not_inferior():
+    generator = np.random.default_rng(1)
+    margin, found, predicted = 0.03, 0, []
+    for _ in range(300):
+        families = simulated(generator, 5), simulated(generator, 5)
+        found += statistics.difference_of_accuracies(*families).low > -margin
+        predicted.append(statistics.power_of_non_inferiority(*families, margin))
+    assert 0.2 < found / 300 < 0.95
+    assert np.median(predicted) == pytest.approx(found / 300, abs=0.12)
+
+
+def test_more_networks_are_needed_for_a_smaller_margin():
+    generator = np.random.default_rng(0)
+    families = simulated(generator, 5, 4000), simulated(generator, 5, 4000)
+    wide, narrow = (statistics.networks_needed(*families, margin) for margin in (0.03, 0.015))
+    assert 2 <= wide < narrow
+    assert statistics.power_of_non_inferiority(*families, 0.015, networks=narrow) >= 0.8
+    assert statistics.power_of_non_inferiority(*families, 0.015, networks=narrow - 1) < 0.8
+    # However many networks, so few images do not tell.
+    assert statistics.networks_needed(*families, 0.0001, most=50) is None

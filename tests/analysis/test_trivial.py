@@ -5,7 +5,7 @@ from networks import randomise
 from torch import nn
 
 import irevnet
-from irevnet.analysis import interpolation, jacobian, separation, trivial
+from irevnet.analysis import dimensionality, interpolation, jacobian, separation, trivial
 
 
 class Linear(nn.Module):
@@ -33,10 +33,10 @@ def trained():
 def test_the_jacobian_has_the_singular_values_that_the_theory_says():
     network = Linear()
     x = torch.rand(2, 3, 2, 2, dtype=torch.float64)
-    found = jacobian.spectra(jacobian.jacobians(trivial.TrivialMap(network).encode, x))
+    actual = jacobian.spectra(jacobian.jacobians(trivial.TrivialMap(network).encode, x))
     # Of rank 7: in the other five directions the map is the copy alone.
     own = torch.cat([torch.linalg.svdvals(network.matrix), torch.zeros(5, dtype=torch.float64)])
-    torch.testing.assert_close(found, (1 + own.square()).sqrt().expand(2, 12))
+    torch.testing.assert_close(actual, (1 + own.square()).sqrt().expand(2, 12))
 
 
 def test_the_inverse_is_exact_to_the_bit():
@@ -100,7 +100,7 @@ def test_of_equal_dimension_the_image_loses_its_last_components():
     assert lost[4] == pytest.approx(1, rel=0.05)
     assert lost == sorted(lost)
     # The features' own components, largest first.
-    expected = separation.principal_components(features[:400], features[400:])
+    expected = dimensionality.principal_components(features[:400], features[400:])
     np.testing.assert_allclose(train, expected[0][:, :4])
     np.testing.assert_allclose(test, expected[1][:, :4])
 
@@ -130,5 +130,5 @@ def test_both_classifiers_score_what_is_separable():
     labels = np.arange(60) % 3
     codes = 5 * np.eye(3)[labels] + generator.normal(0, 0.1, (60, 3))
     wrong = (labels[30:] + (np.arange(30) < 6)) % 3
-    found = trivial.accuracies(codes[:30], codes[30:], (labels[:30], wrong), [1.0], 0.1)
-    assert found == {"svm": 0.8, "knn": 0.8}
+    actual = trivial.accuracies(codes[:30], codes[30:], (labels[:30], wrong), [1.0], 0.1)
+    assert actual == {"svm": 0.8, "knn": 0.8}

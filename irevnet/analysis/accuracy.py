@@ -1,0 +1,79 @@
+"""Accuracies of families of trained networks, and the differences between families."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from irevnet.analysis.statistics import Estimate, difference_of_accuracies, mean, proportion
+from irevnet.data import TensorImages
+
+__all__ = ["accuracy_of", "baseline_differences", "correct", "spread"]
+
+
+@torch.no_grad()
+def correct(model: nn.Module, images: TensorImages, batch_size: int = 256) -> np.ndarray:
+    """Which images of a set a network classifies correctly, ``(N,)`` bool.
+
+    Args:
+        model: in evaluation mode.
+        images: on any device.
+        batch_size: images at a time.
+    """
+    device = next(model.parameters()).device
+    hits = [
+        model(x.to(device)).argmax(dim=1) == labels.to(device)
+        for x, labels in images.batches(batch_size)
+    ]
+    return torch.cat(hits).cpu().numpy()
+
+
+def accuracy_of(accuracies: Sequence[float], images: int) -> Estimate:
+    """Mean accuracy of the networks of a family.
+
+    Args:
+        accuracies: of each network, 0 to 1.
+        images: on how many images each was measured.
+
+    Returns:
+        The mean over networks with Student's t interval at 95%; of one network, its share of
+        images with Wilson's score interval, whose ``n`` is ``images``.
+    """
+    if len(accuracies) == 1:
+        return proportion(round(accuracies[0] * images), images)
+    return mean(accuracies)
+
+
+def spread(accuracies: Sequence[float]) -> float | None:
+    """Standard deviation over the networks of a family, or None of one network."""
+    return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+
+
+def baseline_differences(
+    correct_images: Mapping[str, np.ndarray], baselines: Sequence[str], level: float
+) -> dict[str, Estimate]:
+    """Mean accuracy of every other family minus that of each baseline.
+
+    Args:
+        correct_images: which test images the networks of each family get right,
+            ``(networks, images)`` bool, by the family's name.
+        baselines: names of families to compare with; those that are not there are left out.
+        level: of each one-sided test, as 0.95. The interval is the one that both tests share: its
+            coverage is ``1 - 2 * (1 - level)``, see
+            :func:`irevnet.analysis.statistics.difference_of_accuracies`.
+
+    Returns:
+        Estimates by ``FAMILY_minus_BASELINE``, whose ``n`` counts the networks of both. A family
+        of one network has no spread to compare by, and no entry.
+    """
+    several = {family: rows for family, rows in correct_images.items() if len(rows) > 1}
+    return {
+        f"{family}_minus_{baseline}": difference_of_accuracies(
+            several[family], several[baseline], level=1 - 2 * (1 - level)
+        )
+        for family in several
+        if family not in baselines
+        for baseline in baselines
+        if baseline in several
+    }

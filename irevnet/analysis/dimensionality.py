@@ -1,0 +1,174 @@
+"""In how few dimensions simple classifiers tell classes apart (C7).
+
+Paper, section 4 (https://arxiv.org/abs/1802.07088): the classifiers of
+:mod:`irevnet.analysis.separation` on the first principal components of the final representation,
+averaged over space and standardised.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from irevnet.analysis.separation import fit_svm, nearest_neighbour_correct, standardised
+from irevnet.analysis.statistics import mean_of_networks, proportion
+
+__all__ = ["by_dimension", "keep_components", "plateau", "principal_components", "summary"]
+
+
+def principal_components(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Projects on the principal components of the training items.
+
+    Args:
+        train: ``(N, d)``.
+        test: ``(M, d)``.
+
+    Returns:
+        Projections ``(N, k)`` and ``(M, k)``, components by falling variance, and the share of
+        the variance that the first 1 to ``k`` components hold together, ``(k,)``.
+    """
+    analysis = PCA(svd_solver="full").fit(train)
+    cumulated = np.cumsum(analysis.explained_variance_ratio_)
+    return analysis.transform(train), analysis.transform(test), cumulated
+
+
+def by_dimension(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    dimensions: Sequence[int],
+    penalties: Sequence[float],
+    search_tolerance: float = 1e-3,
+) -> dict[str, list[float]]:
+    """What both classifiers get right on the first principal components of standardised features.
+
+    Args:
+        train: ``(N, d)``, to which components and classifiers are fitted.
+        train_labels: ``(N,)``.
+        test: ``(M, d)``, on which they are scored.
+        test_labels: ``(M,)``.
+        dimensions: numbers of components, rising; those from the number of all of them on are left
+            out, and all of them added.
+        penalties: see :func:`irevnet.analysis.separation.fit_svm`.
+        search_tolerance: as there.
+
+    Returns:
+        ``tried``, numbers of components; ``svm`` and ``knn``, test accuracies with so many;
+        ``penalty``, the one chosen; ``variance``, the share that the first 1, 2, ... hold.
+    """
+    projected, scored, variance = principal_components(*standardised(train, test))
+    full = projected.shape[1]
+    tried = [*(d for d in dimensions if d < full), full]
+    scores: dict[str, list[float]] = {"svm": [], "knn": [], "penalty": []}
+    for d in tried:
+        fitted = projected[:, :d]
+        machine = fit_svm(fitted, train_labels, penalties, search_tolerance)
+        neighbour = nearest_neighbour_correct(fitted, train_labels, scored[:, :d], test_labels)
+        scores["svm"].append(float((machine.predict(scored[:, :d]) == test_labels).mean()))
+        scores["knn"].append(float(neighbour.mean()))
+        scores["penalty"].append(float(machine.C))
+    return {"tried": tried, **scores, "variance": variance.tolist()}
+
+
+def keep_components(fitted: Tensor, z: Tensor, counts: Sequence[int]) -> Tensor:
+    """Representations of which only the first principal components are kept.
+
+    Args:
+        fitted: ``(N, ...)``, whose components they are.
+        z: ``(M, ...)``.
+        counts: how many to keep, each from 0 to the number of all; with 0 the mean is left.
+
+    Returns:
+        ``(len(counts), M, ...)``, in the dtype of ``z``.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    analysis = PCA(svd_solver="full").fit(fitted.flatten(1).double().cpu().numpy())
+    most = len(analysis.components_)
+    if wrong := [count for count in counts if not 0 <= count <= most]:
+        raise ValueError(f"counts must be from 0 to {most}, got {wrong[0]}")
+    projected = analysis.transform(z.flatten(1).double().cpu().numpy())
+    kept = [
+        projected[:, :count] @ analysis.components_[:count] + analysis.mean_ for count in counts
+    ]
+    return torch.stack([torch.from_numpy(rows).to(z).view_as(z) for rows in kept])
+
+
+def plateau(dimensions: Sequence[float], accuracies: Sequence[float], tolerance: float) -> int:
+    """The smallest number of dimensions from which on accuracy stays near that of all.
+
+    Args:
+        dimensions: rising; the last is all of them.
+        accuracies: of a classifier that sees that many dimensions.
+        tolerance: how far below the last accuracy still counts as the plateau.
+    """
+    start = dimensions[-1]
+    for dimension, accuracy in reversed(list(zip(dimensions, accuracies, strict=True))):
+        if accuracy < accuracies[-1] - tolerance:
+            break
+        start = dimension
+    return int(start)
+
+
+def summary(
+    trained: Sequence[Mapping[str, list[float]]],
+    initial: Sequence[Mapping[str, list[float]]],
+    own_accuracies: Sequence[float],
+    *,
+    classes: int,
+    tolerance: float,
+    test_images: int,
+) -> dict[str, object]:
+    """A family's results from those of its networks, beside networks at initialisation.
+
+    Args:
+        trained: what :func:`by_dimension` returns, of each network's final features.
+        initial: the same of networks at initialisation.
+        own_accuracies: of the trained networks on the same test images, by their own read-out.
+        classes: number of classes.
+        tolerance: see :func:`plateau`.
+        test_images: how many accuracies are of.
+
+    Returns:
+        Estimates with intervals over networks (of one network, of accuracies over test images), for
+        each classifier: ``*_plateau``, in components; ``*_per_class``, divided by the number of
+        classes; ``*_plateau_share``, of all components; ``*_against_initial``, divided by the mean
+        plateau at initialisation; ``variance_at_*_plateau``; ``*_accuracy``, on all components. And
+        ``initial_*_plateau``, a mean; ``readout_loss``, the network's own accuracy minus that of
+        the linear machine on all components, a linear read-out.
+    """
+    tried = trained[0]["tried"]
+    full = int(tried[-1])
+    results: dict[str, object] = {
+        "networks": len(trained),
+        "test_images": test_images,
+        "dimensions": full,
+    }
+
+    def plateaus(networks: Sequence[Mapping[str, list[float]]], name: str) -> np.ndarray:
+        return np.array([plateau(one["tried"], one[name], tolerance) for one in networks])
+
+    for name in ("svm", "knn"):
+        starts, before = plateaus(trained, name), plateaus(initial, name).mean()
+        held = np.array(
+            [one["variance"][start - 1] for one, start in zip(trained, starts, strict=True)]
+        )
+        accuracies = np.array([one[name][-1] for one in trained])
+        single = proportion(round(accuracies[0] * test_images), test_images)
+        estimates = {
+            f"{name}_plateau": mean_of_networks(starts, (1, full)),
+            f"{name}_per_class": mean_of_networks(starts / classes, (0, full / classes)),
+            f"{name}_plateau_share": mean_of_networks(starts / full, (1 / full, 1)),
+            f"{name}_against_initial": mean_of_networks(starts / before, (0, np.inf)),
+            f"variance_at_{name}_plateau": mean_of_networks(held, (0, 1)),
+            f"{name}_accuracy": mean_of_networks(accuracies, (0, 1), single),
+        }
+        results |= {key: estimate.as_dict() for key, estimate in estimates.items()}
+        results[f"initial_{name}_plateau"] = float(before)
+    loss = np.array(own_accuracies) - [one["svm"][-1] for one in trained]
+    results["readout_loss"] = mean_of_networks(loss, (-1, 1)).as_dict()
+    return results

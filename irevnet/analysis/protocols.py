@@ -1,0 +1,24 @@
+"""What an analysis asks of a network: methods that i-RevNets, baselines and test doubles have."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Encoder", "HasStates"]
+
+
+class HasStates(Protocol):
+    """A network whose representation can be seen after every block."""
+
+    def states(self, x: Tensor) -> Iterator[Tensor]:
+        """The representations ``(B, C, h, w)`` of images ``(B, C, H, W)``, from the entry on."""
+
+
+class Encoder(HasStates, Protocol):
+    """A network with a final representation."""
+
+    in_shape: Sequence[int]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The final representation ``(B, C, h, w)`` of images ``(B, C, H, W)``."""

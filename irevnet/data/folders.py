@@ -1,0 +1,223 @@
+"""Image files in class folders, read and augmented by worker processes.
+
+torchvision takes seconds to import, so it is imported where it is used.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from irevnet.data.augmentation import Augmentation, TrainingPass
+from irevnet.data.tensors import Batches
+
+__all__ = ["FolderImages", "read_image"]
+
+# Those of torchvision.datasets.ImageFolder.
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_MOST_PIXELS = 2**27  # 134 megapixels, 400 MB decoded
+_MOST_ASPECT = 64  # the longer side over the shorter: what remains of such an image is a stripe
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as 8-bit RGB.
+
+    Greyscale becomes three equal channels, CMYK and palettes are converted, of 16 bits the upper
+    eight are kept, and transparency is dropped: colours under it are as the file has them.
+    Orientation tags are not applied, as in torchvision.
+
+    Args:
+        path: of a file in any format that Pillow reads; its name may say another one.
+
+    Raises:
+        ValueError: if it is no regular file, damaged, no image, of floating-point values, larger
+            than 134 megapixels or more than 64 times as long as wide; the message names it.
+    """
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise ValueError(f"{path} is not a regular file")
+    try:
+        with Image.open(path) as image:
+            long, short = max(image.size), min(image.size)
+            if long * short > _MOST_PIXELS or long > _MOST_ASPECT * short:
+                raise ValueError(
+                    f"an image may have {_MOST_PIXELS} pixels at most and be {_MOST_ASPECT} times "
+                    f"as long as wide, got {image.width} x {image.height}"
+                )
+            if image.mode == "F":
+                raise ValueError("images of floating-point values have no range to scale by")
+            if image.mode.startswith("I"):
+                pixels = np.asarray(image).astype(np.int64) >> 8
+                return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    # What Pillow raises at damaged files, by format.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+class FolderImages:
+    """A set of image files that is read, transformed and batched by worker processes.
+
+    Training images are cropped at random scale, mirrored and colour-distorted; evaluation images
+    are scaled to ``256 / 224`` of the size and cropped in the centre (paper, section 4.1).
+
+    Args:
+        folder: a tree ``class name/file``, in which files may lie deeper. Names that begin with a
+            dot are left out, such as ``.ipynb_checkpoints``; links to folders are followed to a
+            class, not inside of one.
+        size: height and width of the images returned, in pixels.
+        workers: processes that read files.
+        indices: the files to use, all if None.
+
+    Raises:
+        ValueError: if there are no classes, or one has no images.
+
+    Attributes:
+        classes: names of the class folders, sorted; a label is a place in them.
+        files: paths and labels, sorted.
+    """
+
+    def __init__(
+        self, folder: Path, size: int, workers: int, indices: list[int] | None = None
+    ) -> None:
+        from torchvision.transforms import v2
+
+        self.folder = Path(folder)
+        self.size = size
+        self.workers = workers
+        to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        evaluation = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+        training = [
+            v2.RandomResizedCrop(size),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+        ]
+        self._evaluation = v2.Compose([*evaluation, *to_float])
+        self._training = v2.Compose([*training, *to_float])
+        self.classes = _classes(self.folder)
+        self.files = [
+            (path, label)
+            for label, name in enumerate(self.classes)
+            for path in _images(self.folder / name)
+        ]
+        self.indices = list(range(len(self.files))) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "FolderImages":
+        """Returns itself: files stay where they are, batches are moved by who uses them."""
+        return self
+
+    def subset(self, count: int) -> "FolderImages":
+        """``count`` images spread over the classes, or all if there are fewer, as a set."""
+        fewer = copy.copy(self)
+        fewer.indices = self.indices[:: max(1, len(self) // count)][:count]
+        return fewer
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` images spread over the classes, ``(count, 3, size, size)``, and labels."""
+        chosen = self.subset(count).indices
+        files = _Files(self.files, chosen, self._evaluation)
+        images, labels = zip(*(files[i] for i in range(len(files))), strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    def batches(self, batch_size: int) -> Batches:
+        """All images once, in order: float32 in [0, 1], and labels."""
+        files = _Files(self.files, self.indices, self._evaluation)
+        yield from DataLoader(files, batch_size, num_workers=self.workers)
+
+    def digest(self) -> str:
+        """A fingerprint of the files' names and sizes, 16 hexadecimal digits."""
+        content = hashlib.sha256(str(self.size).encode())
+        for index in self.indices:
+            path, label = self.files[index]
+            name = path.relative_to(self.folder).as_posix()
+            content.update(f"{name} {path.stat().st_size} {label}\n".encode())
+        return content.hexdigest()[:16]
+
+    def training_batches(
+        self, batch_size: int, augmentation: Augmentation, training_pass: TrainingPass
+    ) -> Batches:
+        """All images once, shuffled and augmented; an incomplete last batch is left out.
+
+        Order and augmentation follow from ``training_pass``, whatever the number of workers.
+
+        Args:
+            batch_size: images in every batch.
+            augmentation: not used but for ``side``: images of different sizes are augmented as
+                files are read.
+            training_pass: alone decides order and augmentation.
+        """
+        generator = training_pass.generator()
+        order = torch.randperm(len(self), generator=generator)
+        seeds = torch.randint(2**62, (len(self),), generator=generator)
+        taken = slice(training_pass.start * batch_size, len(self) - len(self) % batch_size)
+        positions, own_seeds = order[taken].tolist(), seeds[taken].tolist()
+        chosen = [self.indices[position] for position in positions]
+        files = _Files(self.files, chosen, self._training, own_seeds)
+        for images, labels in DataLoader(files, batch_size, num_workers=self.workers):
+            yield augmentation.resize(images), labels
+
+
+class _Files(Dataset[tuple[Tensor, int]]):
+    """Chosen files as tensors, each transformed by a random seed of its own, if there are any."""
+
+    def __init__(
+        self,
+        files: list[tuple[Path, int]],
+        indices: list[int],
+        transform: Callable[[Image.Image], Tensor],
+        seeds: list[int] | None = None,
+    ) -> None:
+        self.files = [files[index] for index in indices]
+        self.transform = transform
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        path, label = self.files[position]
+        image = read_image(path)
+        if self.seeds is None:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seeds[position])
+            return self.transform(image), label
+
+
+def _classes(folder: Path) -> list[str]:
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not names:
+        raise ValueError(f"{folder} has no class folders")
+    for name in names:
+        if folder.resolve().is_relative_to((folder / name).resolve()):
+            raise ValueError(f"{folder / name} is a link to a folder that it lies in")
+    return names
+
+
+def _images(folder: Path) -> list[Path]:
+    def walk() -> Iterator[Path]:
+        for place, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                if name.lower().endswith(_EXTENSIONS) and not name.startswith("."):
+                    yield Path(place, name)
+
+    images = sorted(walk())
+    if not images:
+        raise ValueError(
+            f"class folder {folder} has no images; their names end in {', '.join(_EXTENSIONS)}"
+        )
+    return images

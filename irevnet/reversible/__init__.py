@@ -1,0 +1,1 @@
+"""What makes a network reversible: coupling blocks, their arithmetic, their backward pass."""

@@ -1,0 +1,34 @@
+"""The autocast state of the forward pass, for the backward pass."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Autocast"]
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """The autocast state of the forward pass, to be entered again in the backward pass."""
+
+    device: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def current(cls, device: torch.device) -> "Autocast":
+        """That of the device now."""
+        kind = device.type
+        if not torch.amp.is_autocast_available(kind):
+            return cls(kind, torch.float32, enabled=False)
+        return cls(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+    def entered(self) -> Any:  # noqa: ANN401
+        """A context in which it is so."""
+        if not torch.amp.is_autocast_available(self.device):
+            return contextlib.nullcontext()
+        # Without its cache of cast weights: those cast while gradients are off would be used,
+        # without their history, when they are on.
+        return torch.autocast(self.device, self.dtype, self.enabled, cache_enabled=False)

@@ -1,0 +1,140 @@
+"""Whether a network's inverse is one, and its memory-saving gradients are the right ones."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Invertibility", "Invertible", "check_invertible"]
+
+# A module that is Invertible, too: there is no type for both.
+_Module = Any
+
+
+class Invertible(Protocol):
+    """A network with an inverse."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Something that determines ``x``."""
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The input of which :meth:`encode` makes ``z``."""
+
+
+@dataclass(frozen=True)
+class Invertibility:
+    """What :func:`check_invertible` has measured.
+
+    Args:
+        error: largest difference of an input from its reconstruction, over the input's largest
+            magnitude, in the network's own precision.
+        double_error: the same in float64, where an inverse that is one has next to none.
+        gradient_error: relative Euclidean difference of all gradients from those with stored
+            activations, float64; None of a network without ``backward``.
+    """
+
+    error: float
+    double_error: float
+    gradient_error: float | None
+
+
+def check_invertible(
+    module: nn.Module, example: Tensor, *, tolerance: float = 1e-3
+) -> Invertibility:
+    """Checks a network of one's own: inverse, determinism, statistics, gradients.
+
+    It works on copies: the module, its statistics and the random state stay as they are.
+
+    Args:
+        module: a network with ``encode`` (or ``forward`` alone) and ``inverse``.
+        example: an input, floating point, of the module's dtype and device.
+        tolerance: the largest error allowed in the network's own precision. In float64, the inverse
+            and gradients may be off by 1e-8.
+
+    Returns:
+        The errors measured.
+
+    Raises:
+        ValueError: if the network has no inverse, or one that is not; if it draws random numbers;
+            if the inverse changes a buffer; if gradients differ. The message says which.
+
+    Example:
+        >>> import torch, irevnet
+        >>> model = irevnet.ReversibleSequential(torch.nn.Linear(3, 3), dim=-1)
+        >>> irevnet.check_invertible(model, torch.rand(4, 6)).double_error < 1e-12
+        True
+    """
+    if not callable(getattr(module, "inverse", None)):
+        raise ValueError(f"module must have a method inverse, {type(module).__name__} has none")
+    devices = [example.device] if example.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        error = _round_trip(copy.deepcopy(module), example, tolerance)
+        double = copy.deepcopy(module).double()
+        double_error = _round_trip(double, example.double(), max(1e-8, _rounding(module)))
+        return Invertibility(error, double_error, _gradient_error(module, example))
+
+
+def _encode(module: _Module, x: Tensor) -> Tensor:
+    return module.encode(x) if callable(getattr(module, "encode", None)) else module(x)
+
+
+def _rounding(module: _Module) -> float:
+    """Half a unit of fixed-point streams: what an input loses when it is written to them."""
+    is_fixed = getattr(module, "streams", None) == "fixed"
+    return 2.0 ** -(module.fraction_bits + 1) if is_fixed else 0.0
+
+
+@torch.no_grad()
+def _round_trip(module: _Module, x: Tensor, tolerance: float) -> float:
+    z = _encode(copy.deepcopy(module), x)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    # Of a copy, too, batch norm's own updates in training mode would show below.
+    back = module.inverse(z)
+    for name, buffer in module.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ValueError(
+                f"inverse changes the buffer {name}: a reversible backward would update it twice"
+            )
+    if back.shape != x.shape:
+        raise ValueError(
+            f"inverse returns the shape {tuple(back.shape)} for inputs of shape {tuple(x.shape)}"
+        )
+    if not torch.equal(_encode(copy.deepcopy(module), x), z):
+        raise ValueError(
+            "encode gives two results for the same input: it draws random numbers (dropout in "
+            "training mode?) or is not deterministic"
+        )
+    error = ((back - x).abs().max() / x.abs().max().clamp_min(1e-30)).item()
+    if not error <= tolerance:
+        raise ValueError(
+            f"inverse is off by {error:.2g} relative to the input in {x.dtype}, more than "
+            f"{tolerance:.2g}: it does not undo encode"
+        )
+    return error
+
+
+def _gradient_error(module: _Module, example: Tensor) -> float | None:
+    backward = getattr(module, "backward", None)
+    if backward not in ("stored", "reversible", "balanced"):
+        return None
+    gradients = []
+    for way in ("stored", backward):
+        model = copy.deepcopy(module).double()
+        model.backward = way
+        torch.manual_seed(0)
+        x = example.detach().double().requires_grad_()
+        out = model(x)
+        direction = torch.randn(out.shape, dtype=out.dtype).to(out.device)
+        (out * direction).sum().backward()
+        grads = [x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+        gradients.append(torch.cat([g.flatten() for g in grads if g is not None]))
+    stored, other = gradients
+    error = ((other - stored).norm() / stored.norm().clamp_min(1e-30)).item()
+    if not error <= 1e-8:
+        raise ValueError(
+            f'backward="{backward}" gives gradients that differ from those with stored activations '
+            f"by {error:.2g}, relative, in float64"
+        )
+    return error

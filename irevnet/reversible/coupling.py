@@ -1,0 +1,86 @@
+"""The invertible block of the i-RevNet."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from irevnet.reversible.layers import SpaceToDepth
+from irevnet.reversible.streams import FloatStreams, Streams
+
+__all__ = ["CouplingBlock", "couple"]
+
+_FLOAT = FloatStreams()
+
+
+class CouplingBlock(nn.Module):
+    r"""One block of the i-RevNet, an additive coupling whose inverse is explicit.
+
+    Paper, section 3.1 and figure 1 (https://arxiv.org/abs/1802.07088):
+
+    .. math::
+
+        \tilde x_{j+1} &= S_{j+1} x_j, &\quad x_{j+1} &= S_{j+1} \tilde x_j + F_{j+1} x_j \\
+        x_j &= S_{j+1}^{-1} \tilde x_{j+1}, &\quad
+        \tilde x_j &= S_{j+1}^{-1} (x_{j+1} - F_{j+1} x_j)
+
+    The same equations stand, each for a reason of its own, in ``_ReversibleChunk.forward``,
+    ``_block_backward`` and ``_recomputed_backward`` of :mod:`irevnet.reversible.stack`, in
+    :mod:`irevnet.reversible.stored` (with gradients), in
+    ``_inverse`` of :mod:`irevnet.reversible.inversion` (without updating statistics), in
+    :func:`irevnet.reversible.known_channels.known_values` and ``known_channels`` (of what is the
+    same for every image), and in :mod:`irevnet.analysis.blockwise_jacobian` (differentiated).
+
+    Args:
+        residual: :math:`F`, any module that maps a half ``(B, C, H, W)`` to
+            ``(B, C * stride**2, H / stride, W / stride)``.
+        stride: the factor of :math:`S`; 1 is the identity.
+    """
+
+    def __init__(self, residual: nn.Module, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = residual
+        self.downsample = SpaceToDepth(stride)
+
+    def forward(
+        self, x_tilde: Tensor, x: Tensor, streams: Streams = _FLOAT
+    ) -> tuple[Tensor, Tensor]:
+        """Halves ``(B, C, H, W)`` to halves ``(B, C * stride**2, H / stride, W / stride)``.
+
+        Raises:
+            ValueError: if F returns another shape.
+        """
+        y_tilde = self.downsample(x)
+        shifted, residual = self.downsample(x_tilde), self.residual(streams.read(x))
+        if shifted.shape != residual.shape:
+            raise ValueError(
+                f"F must return the shape of the half that it is added to, "
+                f"{tuple(shifted.shape)}, got {tuple(residual.shape)}"
+            )
+        return y_tilde, streams.add(shifted, residual)
+
+    def inverse(
+        self, y_tilde: Tensor, y: Tensor, streams: Streams = _FLOAT
+    ) -> tuple[Tensor, Tensor]:
+        """Undoes :meth:`forward`."""
+        x = self.downsample.inverse(y_tilde)
+        x_tilde = self.downsample.inverse(streams.subtract(y, self.residual(streams.read(x))))
+        return x_tilde, x
+
+
+def couple(
+    blocks: Iterable[CouplingBlock], x_tilde: Tensor, x: Tensor, streams: Streams = _FLOAT
+) -> tuple[Tensor, Tensor]:
+    """Applies blocks in turn to the halves ``(B, C, H, W)`` of a state.
+
+    Raises:
+        ValueError: if fixed-point streams overflow; the message names the block.
+    """
+    peaks = [streams.peak(x_tilde), streams.peak(x)]
+    for block in blocks:
+        x_tilde, x = block(x_tilde, x, streams)
+        peaks.append(streams.peak(x))
+    if torch.compiler.is_compiling():
+        return x_tilde, streams.traced_check(peaks, x)
+    streams.check(peaks)
+    return x_tilde, x

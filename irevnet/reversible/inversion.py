@@ -1,0 +1,135 @@
+"""The inverse of coupling blocks, block by block, and what it can tell about its own exactness."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from irevnet.reversible.batch_norm import frozen_statistics
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.known_channels import KnownChannels
+from irevnet.reversible.randomness import Randomness
+from irevnet.reversible.snapshot import Snapshot
+from irevnet.reversible.streams import FixedPointStreams, Streams
+
+__all__ = ["INEXACT", "check_checksum", "inverse_states", "is_traced"]
+
+INEXACT = (
+    "F was computed differently: another batch, device, memory layout, number of threads, mode or "
+    "backend flag, or z is no representation of this network"
+)
+"""Why an inverse in fixed point may not be exact, for messages."""
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether values cannot be looked at: in transformed, compiled and shape-only evaluation."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.is_meta
+
+
+def check_checksum(
+    streams: Streams, halves: tuple[Tensor, Tensor], checksum: Tensor | None
+) -> None:
+    """Raises ``ValueError`` if recovered halves do not have the given checksum ``(B,)``."""
+    if checksum is None:
+        return
+    actual = streams.checksum(*halves)
+    if checksum.shape != actual.shape or checksum.dtype != actual.dtype:
+        raise ValueError(
+            f"checksum must be int64 of shape {tuple(actual.shape)}, got {checksum.dtype} of shape "
+            f"{tuple(checksum.shape)}"
+        )
+    wrong = (actual != checksum.to(actual.device)).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"the inverse is not exact: {len(wrong)} of {len(actual)} inputs (first: {wrong[0]}) "
+            f"have another checksum. {INEXACT}"
+        )
+
+
+def inverse_states(
+    blocks: Sequence[CouplingBlock],
+    x_tilde: Tensor,
+    x: Tensor,
+    streams: Streams,
+    *,
+    known: Sequence[KnownChannels] = (),
+    values: Sequence[tuple[Tensor, Tensor]] = (),
+    exact: bool = True,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The halves before every block, from those after the last one, last block first.
+
+    Running statistics stay as they are, and no module is changed while it is evaluated.
+
+    Args:
+        blocks: in forward order.
+        x_tilde: first half ``(B, C, H, W)`` after the last block, in the arithmetic of ``streams``.
+        x: second half.
+        streams: the arithmetic in which the halves are kept.
+        known: channels of the first states that are the same for every input.
+        values: what is in them; they are put back.
+        exact: whether known channels of fixed-point streams have to come back by themselves.
+
+    Yields:
+        ``len(blocks) + 1`` pairs of halves, the given ones first.
+
+    Raises:
+        ValueError: if F draws random numbers or changes itself; if fixed-point streams overflow
+            or, with ``exact``, are found not to be exact.
+    """
+    traced = is_traced(x)
+    randomness = Randomness(x.device)
+    peaks = [streams.peak(x_tilde), streams.peak(x)]
+    for index in reversed(range(len(blocks) + 1)):
+        if index < len(values):
+            restored = known[index].restore((x_tilde, x), values[index])
+            if (
+                isinstance(streams, FixedPointStreams)
+                and exact
+                and not traced
+                and not all(map(torch.equal, restored, (x_tilde, x)))
+            ):
+                raise ValueError(
+                    "the inverse is not exact: channels that are the same for every image came "
+                    f"back as other numbers than encode gave. {INEXACT}; verify=False returns the "
+                    "images all the same"
+                )
+            x_tilde, x = restored
+        if index == 0:
+            if torch.compiler.is_compiling():
+                x = streams.traced_check(peaks, x, inverse=True)
+            else:
+                streams.check(peaks, inverse=True)
+            yield x_tilde, x
+            return
+        yield x_tilde, x
+        block = blocks[index - 1]
+        if traced:
+            with frozen_statistics(block):
+                x_tilde, x = block.inverse(x_tilde, x, streams)
+        else:
+            before = randomness.states()
+            x_tilde, x = _inverse(index - 1, block, x_tilde, x, streams)
+            if randomness.drawn(before, randomness.states()):
+                raise ValueError(
+                    f"inverse needs F to be the same function again, but block {index - 1} draws "
+                    "random numbers (dropout): call model.eval() or construct with dropout=0"
+                )
+        peaks.append(streams.peak(x_tilde))
+
+
+def _inverse(
+    index: int, block: CouplingBlock, y_tilde: Tensor, y: Tensor, streams: Streams
+) -> tuple[Tensor, Tensor]:
+    if not any(module.training for module in block.residual.modules()):
+        return block.inverse(y_tilde, y, streams)
+    # Evaluating F itself would update running statistics.
+    snapshot = Snapshot(block.residual)
+    x = block.downsample.inverse(y_tilde)
+    with snapshot.function() as residual:
+        x_tilde = block.downsample.inverse(streams.subtract(y, residual(streams.read(x))))
+    if changed := snapshot.changed_buffers():
+        raise ValueError(
+            f"inverse needs F to be the same function again, but every evaluation of block {index} "
+            f"changes its {', '.join(changed)}: call model.eval()"
+        )
+    return x_tilde, x

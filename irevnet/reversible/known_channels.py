@@ -1,0 +1,104 @@
+"""The part of a state that is the same for every image, which the inverse need not compute.
+
+The injective model appends zero channels to the image. Until the first F that reads the image
+has been added, some channels hold values that do not depend on the image. Batch norm's running
+variance of such channels decays towards zero in training, so the next F amplifies whatever
+rounding error an inverse has left there by up to ``1 / sqrt(eps)``, and the float32 inverse is
+lost. An inverse that puts the known values back stays exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.streams import FloatStreams, Streams
+
+__all__ = ["KnownChannels", "known_channels", "known_values"]
+
+_FLOAT = FloatStreams()
+
+
+@dataclass(frozen=True)
+class KnownChannels:
+    """Which channels of a state's halves are the same for every image.
+
+    Args:
+        first: per channel of the first half, whether it is known.
+        second: per channel of the second half, the one that F reads.
+    """
+
+    first: tuple[bool, ...]
+    second: tuple[bool, ...]
+
+    def __bool__(self) -> bool:
+        return any(self.first) or any(self.second)
+
+    def restore(
+        self, state: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns ``state``, halves ``(B, C, H, W)``, with the known channels from ``values``."""
+        first, second = (
+            torch.where(torch.tensor(mask, device=half.device)[:, None, None], exact, half)
+            for mask, half, exact in zip((self.first, self.second), state, values, strict=True)
+        )
+        return first, second
+
+
+def known_channels(entry: KnownChannels, blocks: Sequence[CouplingBlock]) -> list[KnownChannels]:
+    """Follows known channels through the blocks for as long as there are any.
+
+    Mirrors :meth:`irevnet.reversible.coupling.CouplingBlock.forward`: S moves known channels, and
+    F's output is known only if all of its input is.
+
+    Args:
+        entry: what is known before the first block: the appended zeros.
+        blocks: in forward order.
+
+    Returns:
+        What is known of the state before the first block, after it, and so on.
+    """
+    states = []
+    known = entry
+    for block in [*blocks, None]:
+        if not known:
+            break
+        states.append(known)
+        if block is not None:
+            copies = block.downsample.factor**2
+            moved = [k and all(known.second) for k in known.first for _ in range(copies)]
+            known = KnownChannels(
+                tuple(k for k in known.second for _ in range(copies)), tuple(moved)
+            )
+    return states
+
+
+def known_values(
+    known: Sequence[KnownChannels],
+    blocks: Sequence[CouplingBlock],
+    x_tilde: Tensor,
+    x: Tensor,
+    streams: Streams = _FLOAT,
+) -> list[tuple[Tensor, Tensor]]:
+    """Computes the known channels of every state that has some, from any image's state.
+
+    Args:
+        known: as :func:`known_channels` returns.
+        blocks: in forward order.
+        x_tilde: first half ``(B, C, H, W)`` of any images' state before the first block.
+        x: second half.
+        streams: the arithmetic in which the halves are kept.
+
+    Returns:
+        Halves per entry of ``known``; only their known channels mean anything.
+    """
+    values = [(x_tilde, x)]
+    for before, block in zip(known[:-1], blocks, strict=False):
+        if all(before.second):
+            x_tilde, x = block(x_tilde, x, streams)
+        else:
+            x_tilde, x = block.downsample(x), block.downsample(x_tilde)
+        values.append((x_tilde, x))
+    return values

@@ -1,0 +1,219 @@
+"""F as the forward pass evaluated it, so that it can be evaluated a second time.
+
+The reversible backward recovers activations by evaluating every F again. Its gradients are right
+only if F is the same function both times, whatever happens to the network in between: another
+forward pass, ``train()`` or ``eval()``, an optimizer step, parameters lent by
+:func:`torch.func.functional_call` and taken back.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from irevnet.reversible.batch_norm import frozen_statistics
+
+__all__ = ["Snapshot"]
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class Snapshot:
+    """A copy of F that shares its tensors with F, but not the modules that hold them.
+
+    The copy keeps the parameters, buffers and mode that F had. Running statistics of normalisation
+    layers are not part of it in training mode, so that evaluating it updates none, and no other
+    thread that uses F at the same time sees anything of it. Buffers that F updates when it is
+    evaluated (spectral norm) are kept with their values from before.
+
+    Modules that cannot be copied, because they are compiled or have a ``forward`` of their own
+    instance, are evaluated in place.
+
+    Args:
+        residual: F, before it is evaluated.
+
+    Raises:
+        RuntimeError: if F is sharded over processes (FSDP): what it computes with is then not
+            what its modules hold.
+
+    Attributes:
+        is_in_place: whether F is evaluated in place.
+
+    Example:
+        >>> import torch
+        >>> residual = torch.nn.BatchNorm1d(3)
+        >>> snapshot = Snapshot(residual)
+        >>> _ = residual.eval()
+        >>> with snapshot.function() as function:
+        ...     function.training
+        True
+    """
+
+    def __init__(self, residual: nn.Module) -> None:
+        self._residual = residual
+        self._tensors: list[_Recorded] = []
+        # Buffers that F may update: where the copy has its own of them, and what F has.
+        self._own_buffers: list[tuple[dict[str, Tensor | None], Tensor, _Recorded]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self.is_in_place = False
+        self._copies: dict[int, nn.Module] = {}
+        self._copy = self._copied(residual)
+
+    def finish(self) -> None:
+        """Ends the recording, after F has been evaluated.
+
+        Raises:
+            RuntimeError: if the evaluation has changed F in a way that cannot be undone.
+        """
+        for buffers, _, recorded in self._own_buffers:
+            if recorded.is_current() and recorded.holder.get(recorded.name) is recorded.tensor:
+                buffers[recorded.name] = recorded.tensor
+                self._tensors.append(recorded)
+            elif self.is_in_place:
+                raise RuntimeError(self._impure(recorded))
+        for recorded in self._tensors:
+            if not recorded.is_current():
+                raise RuntimeError(self._impure(recorded))
+
+    def check(self) -> None:
+        """Raises ``RuntimeError`` if a tensor of F was changed in place since it was recorded."""
+        for recorded in self._tensors:
+            if not recorded.is_current():
+                raise RuntimeError(
+                    f"{self._path(recorded)} of a block was changed in place after the forward "
+                    "pass: call backward() before the optimizer steps, weights are loaded or "
+                    'running statistics are updated, or use backward="stored"'
+                )
+
+    @contextmanager
+    def function(self) -> Iterator[nn.Module]:
+        """F as it was, to be called inside the context.
+
+        Raises:
+            RuntimeError: if F can only be evaluated in place and is in another mode or has other
+                tensors than when it was recorded.
+        """
+        if not self.is_in_place:
+            yield self._copy
+            return
+        for module, training in self._modes:
+            if module.training != training:
+                now = "training" if module.training else "evaluation"
+                raise RuntimeError(
+                    f"a {type(module).__name__} of a compiled block is in {now} mode, but was not "
+                    "in the forward pass: call backward() before train() or eval(), or use "
+                    'backward="stored"'
+                )
+        for recorded in self._tensors:
+            if recorded.holder.get(recorded.name) is not recorded.tensor:
+                raise RuntimeError(
+                    f"{self._path(recorded)} of a compiled block is another tensor than in the "
+                    'forward pass (torch.func.functional_call?): use backward="stored"'
+                )
+        with frozen_statistics(self._residual):
+            yield self._residual
+
+    def changed_buffers(self) -> list[str]:
+        """Buffers that an evaluation of :meth:`function` has changed, not F's own."""
+        return [
+            self._path(recorded)
+            for buffers, own, recorded in self._own_buffers
+            if buffers[recorded.name] is not own or own._version > 0
+        ]
+
+    def _copied(self, module: nn.Module) -> nn.Module:
+        if id(module) in self._copies:
+            return self._copies[id(module)]
+        kind: type = type(module)
+        if _is_sharded(kind):
+            raise RuntimeError(
+                "F of a block is sharded by itself, which frees its parameters after the forward "
+                'pass: with FSDP shard the whole network at once, or use backward="stored"'
+            )
+        state = vars(module)
+        self.is_in_place |= (
+            "forward" in state or state.get("_compiled_call_impl") is not None or _is_script(kind)
+        )
+        copy: nn.Module = object.__new__(kind)
+        own = {**state}  # a copy() shares keys with every module, and is slow to change
+        self._copies[id(module)] = copy
+        self._modes.append((module, module.training))
+        parameters, buffers = module._parameters.copy(), module._buffers.copy()
+        counting = module.training and issubclass(kind, _NormBase) and module.track_running_stats
+        if counting:
+            own["track_running_stats"] = False
+        for name, parameter in parameters.items():
+            if parameter is not None:
+                self._tensors.append(_Recorded.of(module._parameters, name, parameter))
+        for name, tensor in buffers.items():
+            if counting and name in _STATISTICS:
+                buffers[name] = None
+            elif tensor is not None:
+                recorded = _Recorded.of(module._buffers, name, tensor)
+                if module.training:
+                    buffers[name] = cloned = tensor.detach().clone()
+                    self._own_buffers.append((buffers, cloned, recorded))
+                else:
+                    self._tensors.append(recorded)
+        children = {
+            name: None if child is None else self._copied(child)
+            for name, child in module._modules.items()
+        }
+        own.update(_parameters=parameters, _buffers=buffers, _modules=children)
+        # Thirty times faster than to update the dictionary that a new object has.
+        object.__setattr__(copy, "__dict__", own)
+        return copy
+
+    def _impure(self, recorded: "_Recorded") -> str:
+        return (
+            f"evaluating F changes its {self._path(recorded)}, so that it would be another "
+            "function in the backward pass; put that module into evaluation mode, or use "
+            'backward="stored"'
+        )
+
+    def _path(self, recorded: "_Recorded") -> str:
+        for prefix, module in self._residual.named_modules():
+            if recorded.holder is module._parameters or recorded.holder is module._buffers:
+                return f"{prefix}.{recorded.name}" if prefix else recorded.name
+        return recorded.name
+
+
+@functools.cache
+def _is_sharded(kind: type) -> bool:
+    names = {base.__name__ for base in kind.__mro__}
+    return "FSDPModule" in names or "FullyShardedDataParallel" in names
+
+
+@functools.cache
+def _is_script(kind: type) -> bool:
+    return issubclass(kind, torch.jit.ScriptModule)
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """A tensor of F, who holds it, and how often it had been changed in place."""
+
+    holder: Mapping[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, holder: Mapping[str, Tensor | None], name: str, tensor: Tensor) -> "_Recorded":
+        if type(tensor).__name__ == "DTensor":
+            raise RuntimeError(
+                f"{name} of F is a DTensor, sharded over processes: with tensor parallelism, or "
+                'FSDP by block, use backward="stored"'
+            )
+        return cls(holder, name, tensor, _version(tensor))
+
+    def is_current(self) -> bool:
+        return _version(self.tensor) == self.version
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,55 @@
+"""Fixed-point streams with stored activations."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.streams import FixedPointStreams, straight_through
+
+__all__ = ["stored_fixed_point_stack"]
+
+
+def stored_fixed_point_stack(
+    blocks: Iterable[CouplingBlock], x_tilde: Tensor, x: Tensor, streams: FixedPointStreams
+) -> tuple[Tensor, Tensor]:
+    """Applies blocks in turn in fixed point, with stored activations.
+
+    Beside the whole numbers of each half goes a floating-point half of the same value, through
+    which gradients flow as if nothing had been rounded.
+
+    Args:
+        blocks: coupling blocks, in forward order.
+        x_tilde: first half ``(B, C, H, W)``, floating point.
+        x: second half ``(B, C, H, W)``, the one that F reads.
+        streams: the arithmetic in which the halves are kept.
+
+    Returns:
+        The halves after the last block, floating point.
+
+    Raises:
+        RuntimeError: under a functorch transform.
+        ValueError: if the streams overflow; the message names the block.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            'fixed-point streams cannot be transformed by torch.func; use streams="float"'
+        )
+    n_tilde, n = streams.write(x_tilde), streams.write(x)
+    x_tilde = straight_through(streams.read(n_tilde), x_tilde)
+    x = straight_through(streams.read(n), x)
+    peaks = [streams.peak(n_tilde), streams.peak(n)]
+    for block in blocks:
+        residual = block.residual(x)
+        shifted = block.downsample(x_tilde) + residual
+        n_tilde, n = (
+            block.downsample(n),
+            streams.add(block.downsample(n_tilde), residual.detach()),
+        )
+        x_tilde, x = block.downsample(x), straight_through(streams.read(n), shifted)
+        peaks.append(streams.peak(n))
+    if torch.compiler.is_compiling():
+        return x_tilde, straight_through(streams.read(streams.traced_check(peaks, n)), x)
+    streams.check(peaks)
+    return x_tilde, x

@@ -1,0 +1,192 @@
+"""The arithmetic of a state's two halves, its streams: floating point, or exact fixed point.
+
+In floating point, ``(a + f) - f`` is ``a`` up to rounding. With both halves kept as whole numbers
+and F's output rounded to one before it is added, subtracting the same number gives ``a`` to the
+bit (after MacKay et al., 2018, https://arxiv.org/abs/1810.10999). F itself is computed in floating
+point as ever; it has to give the same bits both times. The contract is therefore: the same device,
+batch, memory layout, number of threads, mode, and backend flags (cuDNN, TF32, oneDNN, deterministic
+algorithms). Where it is broken, :meth:`irevnet.network.model.IRevNet.inverse` says so as far as it
+can tell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["FixedPointStreams", "FloatStreams", "Streams", "straight_through"]
+
+
+@dataclass(frozen=True)
+class FloatStreams:
+    """Halves in floating point: reading and writing are the identity."""
+
+    def read(self, stream: Tensor) -> Tensor:
+        """What F gets to see of a half."""
+        return stream
+
+    def write(self, x: Tensor) -> Tensor:
+        """A half from floating point."""
+        return x
+
+    def add(self, stream: Tensor, residual: Tensor) -> Tensor:
+        """Adds F's output to a half."""
+        return stream + residual
+
+    def subtract(self, stream: Tensor, residual: Tensor) -> Tensor:
+        """Undoes :meth:`add` up to rounding."""
+        return stream - residual
+
+    def peak(self, stream: Tensor) -> None:
+        """Nothing to watch: floating point has its infinities."""
+
+    def checksum(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """Raises ``ValueError``: in floating point an inverse is exact up to rounding only."""
+        raise ValueError('a checksum needs exact streams: streams="fixed", got "float"')
+
+    def check(self, peaks: Sequence[Tensor | None], *, inverse: bool = False) -> None:
+        """Nothing to check."""
+
+    def traced_check(
+        self, peaks: Sequence[Tensor | None], stream: Tensor, *, inverse: bool = False
+    ) -> Tensor:
+        """Nothing to check: ``stream``."""
+        return stream
+
+
+@dataclass(frozen=True)
+class FixedPointStreams:
+    """Halves as int32 multiples of ``2**-fraction_bits``.
+
+    A half must stay below ``2**(30 - fraction_bits)``. That leaves one bit in reserve, so that
+    adding one more output of F, which is clipped to the same limit, cannot wrap around:
+    an overflow is always seen, by :meth:`check`, in the half that it falls into. Infinite outputs
+    of F and NaN count as the limit.
+
+    Args:
+        fraction_bits: binary digits behind the point.
+        dtype: floating-point type that F computes with.
+    """
+
+    fraction_bits: int
+    dtype: torch.dtype
+
+    def read(self, stream: Tensor) -> Tensor:
+        """What F gets to see of a half: int32 to ``dtype``."""
+        # Scaled before it is rounded to a narrower type, whose range would not hold it otherwise.
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return (stream.to(wide) * 2.0**-self.fraction_bits).to(self.dtype)
+
+    def write(self, x: Tensor) -> Tensor:
+        """A half from floating point: the nearest multiples, int32."""
+        # Scaling by a power of two is exact; bfloat16 could not hold the rounded value.
+        scaled = x.to(torch.promote_types(x.dtype, torch.float32)) * 2.0**self.fraction_bits
+        limit = 2.0**30
+        return scaled.round().clamp(-limit, limit).nan_to_num(nan=limit).to(torch.int32)
+
+    def add(self, stream: Tensor, residual: Tensor) -> Tensor:
+        """Adds F's output, rounded, to a half."""
+        return stream + self.write(residual)
+
+    def subtract(self, stream: Tensor, residual: Tensor) -> Tensor:
+        """Undoes :meth:`add` to the bit."""
+        return stream - self.write(residual)
+
+    def peak(self, stream: Tensor) -> Tensor:
+        """The largest magnitude in a half, a float64 tensor of no dimensions."""
+        low, high = (bound.double() for bound in stream.aminmax())
+        return torch.maximum(-low, high) * 2.0**-self.fraction_bits
+
+    def checksum(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """A number for each state, int64 ``(B,)``, that changes with every bit of its halves."""
+        flat = torch.cat([half.flatten(1) for half in (x_tilde, x)], 1).long()
+        # Odd weights: no difference of a single value is lost modulo 2**64.
+        return (flat * (2 * torch.arange(flat.shape[1], device=flat.device) + 1)).sum(1)
+
+    def check(self, peaks: Sequence[Tensor | None], *, inverse: bool = False) -> None:
+        """Raises ``ValueError`` if a half has overflowed.
+
+        Args:
+            peaks: of both halves at the entry, then of the second half after every block, the one
+                that the block has added to.
+            inverse: whether the peaks are those of an inverse: of both halves of the
+                representation, then of the half that each block has subtracted from, the last
+                block first.
+        """
+        if torch.compiler.is_compiling() or any(p is not None and p.is_meta for p in peaks):
+            return  # values cannot be looked at: see traced_check
+        largest = 2.0 ** (30 - self.fraction_bits)
+        # One transfer from the device for all blocks.
+        for index, peak in enumerate(_stacked(peaks).tolist()):
+            if peak >= largest:
+                where = f"after block {index - 2}" if index > 1 else "at the entry"
+                if inverse:
+                    block = len(peaks) - 1 - index
+                    where = f"inverting block {block}" if index > 1 else "in the representation"
+                raise ValueError(
+                    f"fixed-point overflow {where}: magnitude {peak:.6g} or more, but "
+                    f"fraction_bits {self.fraction_bits} allows less than {largest:g}; use fewer "
+                    "fraction_bits, or check that weights and images are finite"
+                )
+
+    def traced_check(
+        self, peaks: Sequence[Tensor | None], stream: Tensor, *, inverse: bool = False
+    ) -> Tensor:
+        """What :meth:`check` does, as part of a compiled or exported graph.
+
+        Args:
+            peaks: as for :meth:`check`.
+            stream: a half; the graph depends on the check through it.
+            inverse: as for :meth:`check`.
+
+        Returns:
+            ``stream``.
+        """
+        if torch.compiler.is_exporting():
+            # Part of PyTorch, so that the program runs without this package.
+            largest = 2.0 ** (30 - self.fraction_bits)
+            torch._assert_async(
+                (_stacked(peaks) < largest).all(),
+                f"fixed-point overflow: {self.fraction_bits} fraction_bits are too many",
+            )
+            return stream
+        return stream + _refuse_overflow(_stacked(peaks), self.fraction_bits, inverse)
+
+
+Streams = FloatStreams | FixedPointStreams
+
+
+def _stacked(peaks: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([peak for peak in peaks if peak is not None])
+
+
+@torch.library.custom_op("irevnet::refuse_overflow", mutates_args=())
+def _refuse_overflow(peaks: Tensor, fraction_bits: int, inverse: bool) -> Tensor:
+    """Raises if a half has overflowed; returns a zero to add to what must not be used before."""
+    FixedPointStreams(fraction_bits, torch.float32).check(list(peaks), inverse=inverse)
+    return peaks.new_zeros((), dtype=torch.int32)
+
+
+@_refuse_overflow.register_fake
+def _(peaks: Tensor, fraction_bits: int, inverse: bool) -> Tensor:
+    return peaks.new_zeros((), dtype=torch.int32)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rounded: Tensor, exact: Tensor) -> Tensor:  # noqa: ANN401
+        return rounded.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
+        return None, grad
+
+
+def straight_through(rounded: Tensor, exact: Tensor) -> Tensor:
+    """The values of ``rounded`` with the gradient of ``exact``: rounding counts as the identity.
+
+    Source: Bengio et al. (2013), https://arxiv.org/abs/1308.3432.
+    """
+    return _StraightThrough.apply(rounded, exact)

@@ -1,0 +1,42 @@
+"""Training of a classifier: recipes, a loop that survives interruptions, evaluation."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from irevnet.training.checkpoint import Checkpoint, CheckpointError
+    from irevnet.training.config import TrainingConfig
+    from irevnet.training.evaluation import Evaluation, evaluate
+    from irevnet.training.signals import Stopped
+    from irevnet.training.trainer import NonFiniteLossError, Trainer, train
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Evaluation",
+    "NonFiniteLossError",
+    "Stopped",
+    "Trainer",
+    "TrainingConfig",
+    "evaluate",
+    "train",
+]
+
+_MODULES = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "checkpoint",
+    "Evaluation": "evaluation",
+    "NonFiniteLossError": "trainer",
+    "Stopped": "signals",
+    "Trainer": "trainer",
+    "TrainingConfig": "config",
+    "evaluate": "evaluation",
+    "train": "trainer",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when asked for: who needs the recipe alone need not wait for PyTorch.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"irevnet.training.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,435 @@
+"""The training loop, resumable at any step to the bit."""
+
+import dataclasses
+import itertools
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from irevnet.data import Augmentation, ImageData, TrainingPass
+from irevnet.network.bottleneck import Bottleneck
+from irevnet.training.checkpoint import Checkpoint, code_digest
+from irevnet.training.config import TrainingConfig
+from irevnet.training.evaluation import autocast, evaluate
+from irevnet.training.optimizer import make_optimizers
+from irevnet.training.schedule import learning_rate
+from irevnet.training.signals import Stopped, stop_signals
+from irevnet.weights import load_weights
+
+__all__ = ["NonFiniteLossError", "Row", "Trainer", "describe_row", "train"]
+
+Row = dict[str, Any]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message says where and what is left."""
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Trainer:
+    """A training run: its network, optimizers and place in the schedule.
+
+    On a CPU the trained weights depend on nothing but ``model``, ``data``, ``config`` and
+    ``seed``: the same ones give the same bits, and so does a run that was interrupted, at any
+    step, and goes on from its checkpoint. The global random generator is left as it was.
+
+    Args:
+        model: the network, freshly made; trained in place.
+        data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
+        config: the recipe.
+        seed: of order, augmentation and dropout (not of the weights, which ``model`` has).
+        device: where to train.
+        checkpoint: a file for the state as training goes on, or None to keep none. If it holds
+            this run already, training goes on from it. It stays when training is over, until
+            :meth:`finish`.
+
+    Attributes:
+        history: a row per finished epoch, see :func:`train`.
+        step: steps taken in the present epoch.
+        seconds: spent in training, over all sessions of an interrupted run.
+        sessions: how many processes have worked on it.
+        notes: sentences about what was found on disk.
+
+    Raises:
+        ValueError: if the recipe does not fit the data or the network, or if the checkpoint is of
+            another run, damaged, in use or in a place that cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        config: TrainingConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        _check_fit(model, data, config)
+        self.device = torch.device(device)
+        self.config = config
+        self.seed = seed
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model.to(self.device).to(memory_format=layout).train()
+        self.data = data.to(self.device)
+        self.optimizers = make_optimizers(self.model, config)
+        self.average = _moving_average(self.model, config.averaging)
+        self.steps_per_epoch = len(data.train) // config.batch_size
+        self.history: list[Row] = []
+        self.step = 0
+        self.seconds = 0.0
+        self.sessions = 1
+        self.notes: list[str] = []
+        self._losses: list[Tensor] = []
+        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._random_state: list[Tensor] | None = None
+        self._checkpoint = None
+        state = None
+        if checkpoint is not None:
+            self._checkpoint = Checkpoint(checkpoint, self._describe())
+            state = self._checkpoint.load()
+            self.notes += self._checkpoint.notes
+        if state is not None:
+            self._restore(*state)
+        elif config.residual_scale != 1:
+            _scale_residuals(self.model, config.residual_scale)
+            if self.average is not None:
+                _scale_residuals(self.average, config.residual_scale)
+        self._step_model: Callable[..., Any] = self.model
+        if config.compile:
+            self._step_model = torch.compile(self.model)
+            self._warm_up()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return len(self.history)
+
+    def run(
+        self, on_epoch: Callable[[Row], None] = _nothing, *, checkpoint_seconds: float = 300.0
+    ) -> list[Row]:
+        """Trains to the end; returns the history.
+
+        SIGTERM and SIGINT stop it after the step at hand, once the state is saved.
+
+        Args:
+            on_epoch: called with the row of every epoch that ends.
+            checkpoint_seconds: time between two states on disk.
+
+        Raises:
+            NonFiniteLossError: with the step, the learning rate and the last good checkpoint.
+            Stopped: after a signal.
+        """
+        try:
+            with stop_signals() as stopped:
+                self._run(on_epoch, checkpoint_seconds, stopped)
+        except BaseException:
+            if self._checkpoint is not None:
+                self._checkpoint.close()
+            raise
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return self.history
+
+    def _run(
+        self, on_epoch: Callable[[Row], None], checkpoint_seconds: float, stopped: list[int]
+    ) -> None:
+        saved = time.monotonic()
+        while self.epoch < self.config.epochs:
+            for _ in self._steps():
+                if stopped:
+                    self.save()
+                    raise Stopped(f"stopped by {signal.Signals(stopped[0]).name}")
+                if time.monotonic() - saved > checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+            on_epoch(self._finish_epoch())
+        self.save()
+
+    def save(self) -> None:
+        """Writes the state to the checkpoint, if the run has one."""
+        if self._checkpoint is None:
+            return
+        self._check_weights()
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            averaged = self.average.state_dict()
+            tensors |= {f"average.{name}": tensor for name, tensor in averaged.items()}
+        for number, (optimizer, _) in enumerate(self.optimizers):
+            for index, parameter in enumerate(_parameters(optimizer)):
+                momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+                if momentum is not None:
+                    tensors[f"momentum.{number}.{index}"] = momentum
+        if self._losses:
+            tensors["losses"] = torch.stack(self._losses)
+        tensors["correct"] = self._correct
+        for index, random_state in enumerate(self._random_state or []):
+            tensors[f"random.{index}"] = random_state
+        metadata = {
+            "history": self.history,
+            "step": self.step,
+            "seconds": self.seconds,
+            "sessions": self.sessions,
+        }
+        self._checkpoint.save(tensors, metadata)
+
+    def finish(self) -> None:
+        """Removes the checkpoint. To be called once the trained weights are safe elsewhere."""
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+
+    def _describe(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with this run, by the name an error gives."""
+        return {
+            "network": repr(self.model),
+            "settings": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "images": [self.data.train.digest(), self.data.validation.digest()],
+            "classes": list(self.data.classes),
+            "code": code_digest(),
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        for module, prefix in ((self.model, "model."), (self.average, "average.")):
+            if module is not None:
+                state = {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(prefix)
+                }
+                load_weights(module, state, "the checkpoint")
+        for number, (optimizer, _) in enumerate(self.optimizers):
+            for index, parameter in enumerate(_parameters(optimizer)):
+                momentum = tensors.get(f"momentum.{number}.{index}")
+                if momentum is not None:
+                    buffer = torch.empty_like(parameter).copy_(momentum)
+                    optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.history = metadata["history"]
+        self.step = metadata["step"]
+        self.seconds = metadata["seconds"]
+        self.sessions = metadata["sessions"] + 1
+        self._losses = list(tensors.get("losses", torch.zeros(0)).to(self.device))
+        self._correct = tensors["correct"].to(self.device)
+        names = sorted(name for name in tensors if name.startswith("random."))
+        self._random_state = [tensors[name] for name in names] or None
+        self.notes.append(f"resumed after epoch {self.epoch}, step {self.step}")
+
+    def _steps(self) -> Iterator[None]:
+        """Takes the steps that are left of the present epoch."""
+        config = self.config
+        epoch = TrainingPass(self.seed, self.epoch, self.step)
+        augmentation = Augmentation(
+            config.padding, config.flip, config.cutout, config.side(self.epoch)
+        )
+        batches = self.data.train.training_batches(config.batch_size, augmentation, epoch)
+        started = time.perf_counter()
+        for x, labels in batches:
+            with torch.random.fork_rng(devices=self._cuda):
+                if self._random_state is None:
+                    torch.manual_seed(epoch.epoch_seed)
+                    torch.randint(2**62, ())  # the number that seeds order and augmentation
+                else:
+                    self._set_random_state(self._random_state)
+                self._train_step(x.to(self.device), labels.to(self.device))
+                self._random_state = self._get_random_state()
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            yield
+            started = time.perf_counter()
+
+    def _train_step(self, x: Tensor, labels: Tensor) -> None:
+        loss, logits = self._loss(x, labels)
+        self._losses.append(loss.detach())
+        # A GPU would have to be waited for: its losses are looked at when the epoch is over.
+        if self.device.type == "cpu":
+            self._check_losses()
+        for optimizer, peaks in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = self._learning_rate(peak)
+        # Muon's matrices are not the network's own parameters.
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self._correct += (logits.argmax(dim=1) == labels).sum()
+
+    def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean cross-entropy of a batch, and its logits."""
+        if self.config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.config.precision):
+            logits = self._step_model(x)
+        smoothing = self.config.label_smoothing
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        return loss, logits.detach()
+
+    def _finish_epoch(self) -> Row:
+        """Evaluates the network and adds the row of the epoch whose steps are taken."""
+        self._check_losses()
+        self._check_weights()
+        best = self.model if self.average is None else self.average.module
+        validation = evaluate(best, self.data.validation, precision=self.config.precision)
+        row = {
+            "epoch": self.epoch + 1,
+            "learning_rate": self._learning_rate(self.config.learning_rate, self.step - 1),
+            "train_loss": torch.stack(self._losses).double().mean().item(),
+            "train_accuracy": self._correct.item() / (self.step * self.config.batch_size),
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+        }
+        self.history.append(row)
+        self.step = 0
+        self._losses = []
+        self._correct = torch.zeros_like(self._correct)
+        self._random_state = None
+        return row
+
+    def _learning_rate(self, peak: float, step: int | None = None) -> float:
+        step = self.step if step is None else step
+        taken = self.epoch * self.steps_per_epoch + step
+        return learning_rate(self.config, peak, taken, self.steps_per_epoch)
+
+    def _check_losses(self) -> None:
+        """Raises if the last loss is not finite; names the first one that was not."""
+        if math.isfinite(self._losses[-1].item()):
+            return
+        step = int(torch.stack(self._losses).isfinite().long().argmin())
+        rate = self._learning_rate(self.config.learning_rate, step)
+        raise NonFiniteLossError(
+            f"loss is {self._losses[step].item()} in epoch {self.epoch + 1}, step {step + 1} of "
+            f"it, at learning rate {rate:.3g}; last good checkpoint: {self._last_good()}"
+        )
+
+    def _check_weights(self) -> None:
+        """Raises if the last update has spoilt the weights, which no loss has shown yet."""
+        if torch.stack(
+            [value.isfinite().all() for value in self.model.state_dict().values()]
+        ).all():
+            return
+        rate = self._learning_rate(self.config.learning_rate, self.step - 1)
+        raise NonFiniteLossError(
+            f"weights are not finite after epoch {self.epoch + 1}, step {self.step} of it, at "
+            f"learning rate {rate:.3g}; last good checkpoint: {self._last_good()}"
+        )
+
+    def _last_good(self) -> str:
+        path = None if self._checkpoint is None else self._checkpoint.path
+        return str(path) if path is not None and path.exists() else "none"
+
+    @property
+    def _cuda(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def _get_random_state(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda)]
+
+    def _set_random_state(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for device, state in zip(self._cuda, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    def _warm_up(self) -> None:
+        """Has a network compiled by two steps that leave no trace in it."""
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        for side in dict.fromkeys(self.config.sides or [None]):
+            augmentation = Augmentation(self.config.padding, self.config.flip, side=side)
+            batches = self.data.train.training_batches(
+                self.config.batch_size, augmentation, TrainingPass(0, 0)
+            )
+            with torch.random.fork_rng(devices=self._cuda):
+                # Two: what the first leaves behind may have the second one compiled again.
+                for x, labels in itertools.islice(batches, 2):
+                    self._loss(x.to(self.device), labels.to(self.device))[0].backward()
+        self.model.zero_grad(set_to_none=True)
+        self.model.load_state_dict(state)
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[Row], None] = _nothing,
+) -> list[Row]:
+    """Trains ``model`` in place on ``data.train``: a :class:`Trainer` without a checkpoint.
+
+    Args:
+        model: the network, freshly made.
+        data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
+        config: the recipe.
+        seed: of order, augmentation and dropout.
+        device: where to train.
+        on_epoch: called with the row of every epoch that ends.
+
+    Returns:
+        A row per epoch with ``epoch``, ``learning_rate`` (SGD's, of its last step), ``train_loss``,
+        ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``
+        (of the averaged weights, where there are some; NaN without validation images).
+
+    Raises:
+        ValueError: if the recipe does not fit the data or the network.
+        NonFiniteLossError: with the step and the learning rate.
+    """
+    return Trainer(model, data, config, seed=seed, device=device).run(on_epoch)
+
+
+def describe_row(row: Row, epochs: int) -> str:
+    """One line about an epoch, for a log."""
+    line = (
+        f"epoch {row['epoch']:>3}/{epochs}  learning rate {row['learning_rate']:.4f}  "
+        f"loss {row['train_loss']:.4f}  training accuracy {row['train_accuracy']:.2%}"
+    )
+    if not math.isnan(row["validation_accuracy"]):
+        line += f"  validation {row['validation_accuracy']:.2%}"
+    return line
+
+
+def _check_fit(model: nn.Module, data: ImageData, config: TrainingConfig) -> None:
+    if config.batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size must be at most the number of training images, {len(data.train)}, "
+            f"got {config.batch_size}"
+        )
+    stride = getattr(model, "total_stride", 1)
+    if wrong := [side for side in config.sides if side % stride]:
+        raise ValueError(
+            f"sides must be multiples of the network's total stride, {stride}, got {wrong[0]}"
+        )
+
+
+def _scale_residuals(model: nn.Module, factor: float) -> None:
+    """Scales the last convolution of every F."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Bottleneck):
+                cast("nn.Conv2d", module[-1]).weight.mul_(factor)
+
+
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    if decay == 0:
+        return None
+    # With batch norm's statistics, which would not be those of the averaged weights otherwise.
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]

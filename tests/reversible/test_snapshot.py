@@ -1,0 +1,286 @@
+"""Never a wrong gradient: what would make F another function in the backward pass, one by one."""
+
+import copy
+
+import pytest
+import torch
+from networks import images, small_irevnet
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.utils import parametrizations, spectral_norm
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import StochasticDepth
+
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.stack import reversible_stack
+
+NAME = "irevnet_digits_bijective"
+
+
+def pair(change=None, training=True):
+    """The same network with stored activations and with a reversible backward, float64."""
+    stored = small_irevnet(NAME)
+    if change is not None:
+        change(stored)
+    reversible = copy.deepcopy(stored)
+    reversible.backward = "reversible"
+    return stored.train(training), reversible.train(training)
+
+
+def loss_of(logits):
+    return functional.cross_entropy(logits, torch.arange(len(logits)) % 5)
+
+
+def gradients(model, x, between=lambda model: None):
+    torch.manual_seed(1)
+    loss = loss_of(model(x))
+    between(model)
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_same(result, expected, atol=1e-10):
+    torch.testing.assert_close(result, expected, rtol=0, atol=atol)
+
+
+class FunctionalDropout(nn.Module):
+    def forward(self, x):
+        return functional.dropout(x, 0.3, self.training)
+
+
+RANDOM = {
+    "Dropout2d": lambda: nn.Dropout2d(0.3),
+    "AlphaDropout": lambda: nn.AlphaDropout(0.3),
+    "functional.dropout": FunctionalDropout,
+    "StochasticDepth": lambda: StochasticDepth(0.5, "row"),
+    "RReLU": lambda: nn.RReLU(0.1, 0.5),
+}
+
+
+def with_layer(make):
+    """Puts a layer behind the first convolution of every F."""
+
+    def change(model):
+        for block in model.blocks:
+            layers = list(block.residual)
+            layers.insert(
+                1 + next(i for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)), make()
+            )
+            block.residual = nn.Sequential(*layers).double()
+
+    return change
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_whatever_is_random_in_f_is_drawn_again(name):
+    stored, reversible = pair(with_layer(RANDOM[name]))
+    x = images(stored, 6)
+    expected = gradients(stored, x)
+    assert_same(gradients(reversible, x), expected)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_an_inverse_cannot_know_what_was_drawn(name):
+    model, _ = pair(with_layer(RANDOM[name]))
+    x = images(model, 6)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"block \d draws random numbers"):
+        model.inverse(model.encode(x))
+    model.eval()
+    with torch.no_grad():
+        assert_same(model.inverse(model.encode(x)), x)
+
+
+def test_parameters_lent_by_functional_call_get_their_gradients():
+    stored, reversible = pair()
+    x = images(stored, 4)
+    results = []
+    for model in (stored, reversible):
+        lent = {
+            name: (0.5 * parameter.detach()).requires_grad_()
+            for name, parameter in model.named_parameters()
+        }
+        loss = loss_of(functional_call(model, lent, (x,)))
+        loss.backward()  # after the module has its own parameters again
+        results.append({name: parameter.grad for name, parameter in lent.items()})
+    assert_same(results[1], results[0])
+
+
+def change_weights(model):
+    with torch.no_grad():
+        model.blocks[2].residual[-1].weight.mul_(2)
+
+
+def change_statistics(model):
+    model.blocks[2].residual[0].running_var.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("training", "change", "message"),
+    [
+        (True, change_weights, r"weight of a block was changed in place after the forward pass"),
+        (False, change_weights, r"weight of a block was changed in place after the forward pass"),
+        (False, change_statistics, r"running_var of a block was changed in place"),
+    ],
+)
+def test_what_changes_between_the_passes_is_named(training, change, message):
+    _, reversible = pair(training=training)
+    with pytest.raises(RuntimeError, match=message):
+        gradients(reversible, images(reversible, 4), change)
+
+
+def test_another_forward_pass_in_between_changes_nothing():
+    """Running statistics move on in training mode, but do not enter into the result."""
+    stored, reversible = pair()
+    x = images(stored, 4)
+    other = images(stored, 4).flip(0) * 2
+
+    def again(model):
+        model(other)
+
+    assert_same(gradients(reversible, x, again), gradients(stored, x, again))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_that_of_the_forward_pass(training):
+    stored, reversible = pair(training=training)
+    x = images(stored, 4)
+
+    def switch(model):
+        model.train(not training)
+
+    assert_same(gradients(reversible, x, switch), gradients(stored, x, switch))
+    assert {module.training for module in reversible.modules()} == {not training}
+
+
+def test_a_forward_pass_in_training_mode_spoils_one_in_evaluation_mode():
+    """Not seen in running statistics, which batch norm changes behind autograd's back."""
+    _, reversible = pair(training=False)
+    x = images(reversible, 4)
+    with pytest.raises(RuntimeError, match="num_batches_tracked of a block was changed in place"):
+        gradients(reversible, x, lambda model: model.train()(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("normalise", [spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_spectral_norm_changes_f_at_every_evaluation(normalise, training):
+    def change(model):
+        for block in model.blocks:
+            normalise(block.residual[-1])
+
+    stored, reversible = pair(change, training)
+    x = images(stored, 4)
+    # Weights over a norm that has not converged in evaluation mode, and gradients, are large.
+    assert_same(gradients(reversible, x), gradients(stored, x), atol=1e-7)
+    for after, expected in zip(reversible.buffers(), stored.buffers(), strict=True):
+        assert_same(after, expected)
+    with torch.no_grad():
+        if training:
+            with pytest.raises(ValueError, match=r"every evaluation of block 5 changes its .*u"):
+                reversible.inverse(reversible.encode(x))
+        else:
+            assert_same(reversible.inverse(reversible.encode(x)), x, atol=1e-7)
+
+
+class SelfChanging(nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.mul_(0.9)
+        return super().forward(x)
+
+
+def test_parameters_that_f_changes_itself_are_refused():
+    block = CouplingBlock(SelfChanging(3, 3))
+    with pytest.raises(RuntimeError, match="evaluating F changes its weight, so"):
+        reversible_stack([block], *torch.rand(2, 4, 3))
+
+
+def compiled(model):
+    for block in model.blocks:
+        block.residual.compile(backend="eager")
+
+
+def test_compiled_residuals_are_evaluated_in_place():
+    stored, reversible = pair()
+    compiled(reversible)
+    x = images(stored, 4)
+    assert_same(gradients(reversible, x), gradients(stored, x))
+    for after, expected in zip(reversible.buffers(), stored.buffers(), strict=True):
+        assert_same(after, expected)
+    with pytest.raises(RuntimeError, match="of a compiled block is in evaluation mode, but was"):
+        gradients(reversible, x, lambda model: model.eval())
+
+
+def test_no_module_is_touched_by_an_inverse_or_a_backward_pass():
+    """What another thread that trains the same network would see."""
+    _, reversible = pair()
+    x = images(reversible, 4)
+    loss = loss_of(reversible(x))
+    z = reversible.encode(x).detach()
+    before = [dict(vars(module)) for module in reversible.modules()]
+    seen = []
+    original = nn.BatchNorm2d.forward
+
+    def watch(norm, x):
+        seen.append([dict(vars(module)) for module in reversible.modules()] == before)
+        return original(norm, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", watch)
+        loss.backward()
+        reversible.inverse(z)
+    assert len(seen) == 2 * 3 * len(reversible.blocks) - 2
+    assert all(seen)
+
+
+def test_sharded_parameters_are_refused(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        _, reversible = pair()
+        mesh = dist.init_device_mesh("cpu", (1,))
+        for block in reversible.blocks:
+            fully_shard(block.residual, mesh=mesh)
+        with pytest.raises(RuntimeError, match=r"sharded.*with FSDP.*backward=\"stored\""):
+            reversible(images(reversible, 2))
+        # The whole network at once is well.
+        stored, reversible = pair()
+        x = images(stored, 4)
+        expected = gradients(stored, x)
+        fully_shard(reversible, mesh=mesh)
+        for name, gradient in gradients(reversible, x).items():
+            assert_same(gradient.full_tensor(), expected[name])
+    finally:
+        dist.destroy_process_group()
+
+
+def test_frozen_layers_still_work():
+    def change(model):
+        for parameter in model.blocks[3].parameters():
+            parameter.requires_grad_(False)
+
+    stored, reversible = pair(change)
+    x = images(stored, 4)
+    assert_same(gradients(reversible, x), gradients(stored, x))
+
+
+def test_operations_of_a_step_can_be_counted():
+    """One more F for every block: forward, again, and twice for gradients, of three parts."""
+    counts = {}
+    for model in pair():
+        model.requires_grad_(True)
+        x = images(model, 2).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            loss_of(model(x)).backward()
+        counts[model.backward] = counter.get_total_flops()
+    assert 1.25 < counts["reversible"] / counts["stored"] < 4 / 3 + 1e-6
+
+
+def test_shapes_alone():
+    _, reversible = pair()
+    reversible.to("meta")
+    reversible(torch.rand(2, *reversible.in_shape, device="meta").double()).sum().backward()
+    assert all(parameter.grad.is_meta for parameter in reversible.parameters())

@@ -1,0 +1,281 @@
+import itertools
+
+import pytest
+import torch
+from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
+from torch import nn
+from torch.nn import functional
+
+import irevnet
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.stack import reversible_stack
+
+
+def both(name, **overrides):
+    """The same small network twice, of either kind, in evaluation mode."""
+    stored = small_irevnet(name, backward="stored", **overrides)
+    reversible = irevnet.create_model(
+        name, **{"num_classes": 5, **SMALL[name], **overrides, "backward": "reversible"}
+    ).double()
+    reversible.load_state_dict(stored.state_dict())
+    return stored, reversible.eval()
+
+
+def step(model, x):
+    """Logits, gradients of the image and of every parameter, of one cross-entropy."""
+    torch.manual_seed(1)  # of dropout
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    functional.cross_entropy(logits, torch.arange(len(x)) % 5).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return logits.detach(), x.grad, gradients
+
+
+def assert_same(actual, expected, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+class TestGradients:
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("name", IREVNETS)
+    def test_values_and_gradients_are_those_of_stored_activations(self, name, training):
+        # Dropout stays as the zoo has it: the masks are drawn again.
+        stored, reversible = (model.train(training) for model in both(name))
+        x = images(stored, 4)
+        for actual, expected in zip(step(reversible, x), step(stored, x), strict=True):
+            assert_same(actual, expected)
+        # Running statistics were updated once.
+        for (buffer, actual), expected in zip(
+            reversible.named_buffers(), stored.buffers(), strict=True
+        ):
+            assert_same(actual, expected)
+            if buffer.endswith("num_batches_tracked"):
+                assert actual == int(training)
+
+    def test_dropout_of_any_strength(self):
+        stored, reversible = (model.train() for model in both("irevnet_digits", dropout=0.5))
+        x = images(stored, 4)
+        for actual, expected in zip(step(reversible, x), step(stored, x), strict=True):
+            assert_same(actual, expected)
+
+    def test_the_random_state_after_backward_is_as_if_nothing_were_drawn_again(self):
+        stored, reversible = (model.train() for model in both("irevnet_digits", dropout=0.5))
+        x = images(stored, 4)
+        step(stored, x)
+        expected = torch.rand(3)
+        step(reversible, x)
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_of_frozen_parameters_there_are_none(self):
+        stored, reversible = both("irevnet_digits_bijective")
+        for model in (stored, reversible):
+            model.blocks[1].requires_grad_(False)
+            model.blocks[3].residual[0].weight.requires_grad_(False)
+        x = images(stored, 4)
+        (_, _, actual), (_, _, expected) = step(reversible, x), step(stored, x)
+        for name, gradient in expected.items():
+            if gradient is None:
+                assert actual[name] is None
+            else:
+                assert_same(actual[name], gradient)
+        assert sum(gradient is None for gradient in actual.values()) > 1
+
+    def test_they_accumulate(self):
+        stored, reversible = both("irevnet_digits_bijective")
+        for _ in range(2):
+            x = images(stored, 4)
+            (_, _, actual), (_, _, expected) = step(reversible, x), step(stored, x)
+        for name, gradient in expected.items():
+            assert_same(actual[name], gradient)
+
+    def test_through_the_inverse_of_a_reversible_network(self):
+        _, model = both("irevnet_digits")
+        x = images(model.eval()).requires_grad_()
+        (gradient,) = torch.autograd.grad((model.inverse(model.encode(x)) ** 2).sum(), x)
+        assert_same(gradient, 2 * x.detach())
+
+    def test_without_gradients_nothing_is_kept(self):
+        _, model = both("irevnet_digits")
+        with torch.no_grad():
+            assert not model(images(model)).requires_grad
+        model.requires_grad_(False)
+        assert not model(images(model)).requires_grad
+
+    def test_under_autocast(self):
+        stored, reversible = (model.float().train() for model in both("irevnet_digits_bijective"))
+        x = images(stored, 8, dtype=torch.float32)
+        actual, expected = [], []
+        for model, results in ((reversible, actual), (stored, expected)):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(x)
+            assert logits.dtype == torch.bfloat16
+            functional.cross_entropy(logits.float(), torch.arange(8) % 5).backward()
+            results += [parameter.grad.flatten() for parameter in model.parameters()]
+        actual, expected = torch.cat(actual), torch.cat(expected)
+        assert (actual - expected).norm() < 0.05 * expected.norm()
+
+    def test_of_gradients_are_refused(self):
+        _, model = both("irevnet_digits")
+        x = images(model).requires_grad_()
+        loss = model(x).square().sum()
+        with pytest.raises(RuntimeError, match=r'no gradients of gradients.*backward="stored"'):
+            torch.autograd.grad(loss, x, create_graph=True)
+
+    def test_transforms_are_refused(self):
+        _, model = both("irevnet_digits")
+        with pytest.raises(RuntimeError, match=r'torch.func; use backward="stored"'):
+            torch.func.grad(lambda x: model(x).sum())(images(model))
+
+
+class TestMemory:
+    def saved_bytes(self, model, x):
+        """Of all tensors that are kept for the backward pass, each storage counted once."""
+        storages = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            z = model.encode(x)
+        assert z.requires_grad
+        return sum(size for pointer, size in storages.items() if pointer not in own)
+
+    @pytest.mark.parametrize("name", ["irevnet_digits", *BIJECTIVE])
+    def test_what_is_kept_does_not_grow_with_depth(self, name):
+        stages = len(SMALL[name]["blocks"])
+        kept = {
+            backward: [
+                self.saved_bytes(model.train(), images(model, 4))
+                for blocks in (4, 16)
+                for model in [small_irevnet(name, blocks=(blocks,) * stages, backward=backward)]
+            ]
+            for backward in ("stored", "reversible")
+        }
+        shallow, deep = kept["reversible"]
+        assert deep == shallow
+        stored_shallow, stored_deep = kept["stored"]
+        assert stored_deep > 3 * stored_shallow
+        assert shallow < stored_shallow / 4
+
+
+def test_a_stack_without_parameters_and_one_without_blocks():
+    halves = torch.rand(2, 2, 3, 4, 4, dtype=torch.float64).requires_grad_()
+    blocks = [CouplingBlock(nn.Tanh()), CouplingBlock(nn.Softplus())]
+    y_tilde, y = reversible_stack(blocks, *halves)
+    (actual,) = torch.autograd.grad((y_tilde * y).sum(), halves)
+    x_tilde, x = halves
+    for block in blocks:
+        x_tilde, x = block(x_tilde, x)
+    (expected,) = torch.autograd.grad((x_tilde * x).sum(), halves)
+    assert_same(actual, expected)
+    assert_same(y, x)
+    same = reversible_stack([], *halves)
+    assert torch.equal(torch.stack(same), halves)
+
+
+def test_unknown_backward():
+    message = r"backward must be one of \('stored', 'reversible', 'balanced'\), got 'magic'"
+    with pytest.raises(ValueError, match=message):
+        irevnet.create_model("irevnet_digits", backward="magic")
+
+
+class TestBalanced:
+    """With the narrow activations kept."""
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("name", IREVNETS)
+    def test_values_and_gradients_are_those_of_stored_activations(self, name, training):
+        stored, balanced = (model.train(training) for model in both(name))
+        balanced.backward = "balanced"
+        x = images(stored, 4)
+        for result, expected in zip(step(balanced, x), step(stored, x), strict=True):
+            assert_same(result, expected)
+        for result, expected in zip(balanced.buffers(), stored.buffers(), strict=True):
+            assert_same(result, expected)
+
+    def test_backward_twice(self):
+        stored, balanced = (model.train() for model in both("irevnet_digits", dropout=0.3))
+        balanced.backward = "balanced"
+        x = images(stored, 4)
+        gradients = []
+        for model in (stored, balanced):
+            torch.manual_seed(1)
+            loss = model(x).square().mean()
+            loss.backward(retain_graph=True)
+            loss.backward()
+            gradients.append([p.grad for p in model.parameters()])
+        assert_same(*gradients)
+
+    def test_under_autocast(self):
+        stored, balanced = (model.float().train() for model in both("irevnet_digits_bijective"))
+        balanced.backward = "balanced"
+        x = images(stored, 8, dtype=torch.float32)
+        gradients = []
+        for model in (balanced, stored):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(x)
+            functional.cross_entropy(logits.float(), torch.arange(8) % 5).backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm()
+
+    @pytest.mark.parametrize("first_is_in_place", [False, True])
+    def test_other_layers(self, first_is_in_place):
+        def residual():
+            return nn.Sequential(
+                nn.LayerNorm(6),
+                nn.Linear(6, 3),
+                nn.ReLU(inplace=first_is_in_place),
+                nn.Linear(3, 4, bias=False),
+                nn.Tanh(),
+                nn.Linear(4, 6),
+            ).double()
+
+        blocks = [CouplingBlock(residual()) for _ in range(3)]
+        parameters = [p for block in blocks for p in block.parameters()]
+        halves = torch.rand(2, 5, 7, 6, dtype=torch.float64)
+        gradients = []
+        for keep_narrow in (False, True):
+            x_tilde, x = reversible_stack(blocks, *halves, keep_narrow=keep_narrow)
+            gradients.append(torch.autograd.grad((x_tilde * x).sum(), parameters))
+        assert_same(*gradients)
+
+    def test_f_that_is_no_sequence_of_layers(self):
+        halves = torch.rand(2, 1, 4, 3, 3)
+        with pytest.raises(ValueError, match=r"plain nn.Sequential.*block 0 is a Conv2d: use"):
+            reversible_stack([CouplingBlock(nn.Conv2d(4, 4, 1))], *halves, keep_narrow=True)
+
+
+def test_gradients_of_a_stage_are_ready_before_the_stage_before_is_evaluated_again():
+    """DistributedDataParallel communicates them in the meantime."""
+    _, model = both("irevnet_digits", blocks=(3, 2, 2))
+    stages = [0, 0, 0, 1, 1, 2, 2]
+    events = []
+    for stage, block in zip(stages, model.blocks, strict=True):
+        block.residual.register_forward_hook(lambda *_, stage=stage: events.append(("F", stage)))
+        for parameter in block.parameters():
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, stage=stage: events.append(("gradient", stage))
+            )
+    loss = model(images(model)).sum()
+    events.clear()
+    loss.backward()
+    order = [event for event, _ in itertools.groupby(events)]
+    assert order == [(what, stage) for stage in (2, 1, 0) for what in ("F", "gradient")]
+
+
+def test_f_that_changes_its_input_is_refused():
+    block = CouplingBlock(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3)))
+    with pytest.raises(RuntimeError, match="F of a block changes its input in place"):
+        reversible_stack([block], *torch.rand(2, 4, 3))
+
+
+def test_what_of_an_injective_network_is_kept_is_the_representation_and_the_image():
+    name = "irevnet_cifar"
+    model = small_irevnet(name, backward="reversible", blocks=(4, 4, 4)).train()
+    x = images(model, 4)
+    kept = TestMemory().saved_bytes(model, x)
+    state = model.encode(x).nbytes
+    assert kept == state + x.nbytes
