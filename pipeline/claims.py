@@ -1,59 +1,138 @@
-"""The paper's claims, and verdicts on them by the rules of ``params.yaml``."""
+"""The paper's claims, and verdicts on them by the rules of ``claims.yaml``."""
 
-import json
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pipeline.params import ROOT, Rule, load_params
+from pydantic import Field, ValidationError, model_validator
 
-__all__ = ["CLAIMS", "judge", "judge_claims"]
+from pipeline.files import read_json
+from pipeline.params import ROOT, Params, ParamsError, Word, load_params, read_yaml
+from pipeline.questions import QUESTIONS, Section
 
-# What the paper claims and what it gives as evidence (Jacobsen, Smeulders, Oyallon, ICLR 2018,
-# https://arxiv.org/abs/1802.07088). Numbers of the paper are quoted, ours are measured.
-CLAIMS = {
-    "C1": (
-        "The input is recovered exactly from the last representation, with no training of an "
-        "inverse.",
-        "Reconstructed ILSVRC images; mean relative error about 5e-6 in float32 (quoted from "
-        "memory of the text)",
-    ),
-    "C2": (
-        "Keeping all information costs no accuracy: i-RevNet classifies like ResNet and RevNet of "
-        "similar depth or size.",
-        "ILSVRC top-1 error: ResNet-50 24.7%, RevNet-56 25.2%, i-RevNet (a) 24.7%, (b) 26.7%",
-    ),
-    "C3": (
-        "Linear invertible downsampling replaces pooling and strides.",
-        "The architecture trains at ILSVRC scale",
-    ),
-    "C4": (
-        "Local inversion is ill-conditioned all the same: the Jacobian's singular values fall off "
-        "fast, few directions carry most of the energy.",
-        "Sorted, normalised singular values at several images",
-    ),
-    "C5": (
-        "Linear interpolation between two final representations, inverted, is a path of images.",
-        "Reconstructed paths on several image sets",
-    ),
-    "C6": (
-        "Depth separates and contracts progressively: a linear SVM and a 1-nearest-neighbour "
-        "classifier improve steadily with depth.",
-        "Accuracy against depth for both classifiers",
-    ),
-    "C7": (
-        "What discriminates lives in few dimensions: on few principal components of the final "
-        "features both classifiers reach their plateau.",
-        "Accuracy against number of components, beside the cumulated variance",
-    ),
-    "C8": (
-        "Activations need not be stored in training: memory does not grow with depth.",
-        "Stated; the released code does not do it",
-    ),
-    "C9": (
-        "The inverse comes for free: it is an i-RevNet too.",
-        "The algorithm's figure",
-    ),
-}
+__all__ = ["Claim", "Condition", "bound", "judge", "judge_claims", "load_claims", "verdict"]
+
+Bound = float | str
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Condition(Section):
+    """A measured number against its bounds.
+
+    ``metric`` is ``QUESTION.KEY...`` in an experiment's results, or
+    ``benchmarks.FOLDER.FILE.KEY...``, which is the same for all experiments.
+    """
+
+    what: Text
+    metric: str
+    at_most: Finite | str | None = None
+    at_least: Finite | str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        if self.at_most is None and self.at_least is None:
+            raise ValueError("needs at_most or at_least")
+        name, _, key = self.metric.partition(".")
+        if name == "benchmarks":
+            if key.count(".") < 2:
+                raise ValueError(
+                    f"metric must be benchmarks.FOLDER.FILE.KEY..., got {self.metric!r}"
+                )
+            return self
+        if name not in QUESTIONS:
+            raise ValueError(
+                f"metric must begin with benchmarks or a question, one of {', '.join(QUESTIONS)}, "
+                f"got {self.metric!r}"
+            )
+        if not QUESTIONS[name].writes(key):
+            declared = ", ".join(f"{name}.{metric}" for metric in QUESTIONS[name].metrics)
+            raise ValueError(
+                f"metric must be one that its question declares, {declared or 'none'}, "
+                f"got {self.metric!r}"
+            )
+        return self
+
+
+class Claim(Section):
+    """A claim in words, the paper's evidence, and the rule that judges ours."""
+
+    claim: Text
+    paper: Text
+    written: date  # the day of the rule
+    networks: Annotated[int, Field(ge=1)] = 1  # that a condition needs at least
+    note: str = ""
+    conditions: list[Condition]
+
+
+class _Claims(Section):
+    bounds: dict[Word, Finite]
+    claims: Annotated[
+        dict[Annotated[str, Field(pattern="^C[1-9][0-9]*[a-z]?$")], Claim], Field(min_length=1)
+    ]
+
+    @model_validator(mode="after")
+    def _every_bound_is_used(self) -> Self:
+        conditions = [one for claim in self.claims.values() for one in claim.conditions]
+        ends = [end for one in conditions for end in (one.at_most, one.at_least)]
+        used = {end.removeprefix("-") for end in ends if isinstance(end, str)}
+        used |= {name for question in QUESTIONS.values() for name in question.bounds.values()}
+        if unused := sorted(set(self.bounds) - used):
+            raise ValueError(f"bounds: no rule uses {', '.join(unused)}")
+        return self
+
+
+def load_claims(
+    experiment: str, params: Params | None = None, path: Path = ROOT / "claims.yaml"
+) -> dict[str, Claim]:
+    """The claims by id, their bounds as numbers: those of the file, or the experiment's own.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        params: that file, if it is read already.
+        path: the file of the claims.
+
+    Raises:
+        ParamsError: if the file is not valid, or names a bound that there is not, or if the bounds
+            of a condition contradict each other; the message names the place.
+    """
+    section = (params or load_params()).section(experiment)
+    try:
+        content = _Claims.model_validate(read_yaml(path))
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ParamsError("\n".join([f"{path.name} is not valid:", *problems])) from error
+    if unknown := sorted(set(section.bounds) - set(content.bounds)):
+        raise ParamsError(
+            f"params.yaml is not valid:\n  {experiment}.bounds: {path.name} has no bound "
+            f"{', '.join(unknown)}; available: {', '.join(sorted(content.bounds))}"
+        )
+    bounds = {**content.bounds, **section.bounds}
+    for claim_id, claim in content.claims.items():
+        for condition in claim.conditions:
+            where = f"{path.name} is not valid:\n  claims.{claim_id}, {condition.metric}"
+            condition.at_least = _number(condition.at_least, bounds, where)
+            condition.at_most = _number(condition.at_most, bounds, where)
+            low, high = condition.at_least, condition.at_most
+            if low is not None and high is not None and low > high:
+                raise ParamsError(f"{where}: at_least {low} is more than at_most {high}")
+    return content.claims
+
+
+def bound(experiment: str, name: str) -> float:
+    """A bound of ``claims.yaml`` by name, as it holds for an experiment."""
+    load_claims(experiment)
+    own = load_params().section(experiment).bounds
+    return own.get(name, read_yaml(ROOT / "claims.yaml")["bounds"][name])
+
+
+def _number(value: Bound | None, bounds: dict[str, float], where: str) -> float | None:
+    if not isinstance(value, str):
+        return value
+    name = value.removeprefix("-")
+    if name not in bounds:
+        raise ParamsError(f"{where}: no bound {name}; available: {', '.join(sorted(bounds))}")
+    return -bounds[name] if value.startswith("-") else bounds[name]
 
 
 def judge_claims(experiment: str) -> list[dict[str, Any]]:
@@ -63,24 +142,25 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
         experiment: a section of ``params.yaml`` whose other results are there.
 
     Returns:
-        Rows with ``id``, ``claim``, ``paper``, ``ours``, ``n``, ``rule``, ``verdict``, ``source``
-        and ``conditions``.
+        Rows with ``id``, ``claim``, ``paper``, ``ours``, ``n``, ``rule``, ``written``, ``note``,
+        ``verdict``, ``source`` and ``conditions``.
     """
-    rules = load_params().sections[experiment].claims
     results = ROOT / "results" / experiment
     rows = []
-    for claim_id, (claim, paper) in CLAIMS.items():
-        conditions = [judge(rule, results) for rule in rules.get(claim_id, [])]
-        sources = sorted({c["source"] for c in conditions if c["holds"] is not None})
+    for claim_id, claim in load_claims(experiment).items():
+        conditions = [judge(condition, results, claim.networks) for condition in claim.conditions]
+        sources = sorted({c["source"] for c in conditions if c["state"] != "not measured"})
         rows.append(
             {
                 "id": claim_id,
-                "claim": claim,
-                "paper": paper,
+                "claim": claim.claim,
+                "paper": claim.paper,
                 "ours": "; ".join(f"{c['what']}: {c['measured']}" for c in conditions),
                 "n": max((c["n"] for c in conditions if c["n"] is not None), default=None),
                 "rule": "; ".join(f"{c['what']} {c['bound']}" for c in conditions),
-                "verdict": verdict([c["holds"] for c in conditions]),
+                "written": claim.written.isoformat(),
+                "note": claim.note,
+                "verdict": verdict([c["state"] for c in conditions]),
                 "source": sources,
                 "conditions": conditions,
             }
@@ -88,51 +168,65 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
     return rows
 
 
-def verdict(holds: list[bool | None]) -> str:
-    """The verdict on a claim from which of its conditions hold; None is not measured."""
-    if not holds or None in holds:
+def verdict(states: list[str]) -> str:
+    """The verdict on a claim from the states of its conditions, see :func:`judge`."""
+    if not states or "not measured" in states:
         return "not tested here"
-    if all(holds):
-        return "reproduced"
-    return "partly" if any(holds) else "not reproduced"
+    if "fails" in states:
+        return "inconsistent"
+    return "inconclusive" if "open" in states else "consistent"
 
 
-def judge(rule: Rule, results: Path) -> dict[str, Any]:
-    """One condition: the measured number against its bound.
+def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, Any]:
+    """One condition: the measured number against its bounds.
 
     Args:
-        rule: ``metric`` is ``QUESTION.KEY...``.
+        condition: with bounds as numbers.
         results: folder of an experiment's results.
+        networks: how many the number must come from, where it says how many (``n``).
 
     Returns:
-        ``what``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and ``high``, ``n``,
-        ``source`` (the file, relative to the experiment) and ``holds``, which is None where
-        nothing was measured.
+        ``what``, ``metric``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and ``high``,
+        ``n``, ``source`` (the file, relative to the experiment) and ``state``: ``"holds"`` or
+        ``"fails"`` if all of the interval does, ``"open"`` if a part of it does or if there are
+        too few networks, ``"not measured"`` without a number.
+
+    Raises:
+        ValueError: if a file of results is damaged; the message names it.
     """
-    question, *keys = rule.metric.split(".")
+    question, *keys = condition.metric.split(".")
     source = f"{question}/metrics.json"
     path = results / source
-    measured: Any = json.loads(path.read_text()) if path.is_file() else None
+    if question == "benchmarks":
+        folder, name, *keys = keys
+        source = f"../benchmarks/{folder}/{name}.json"
+        path = results.parent / "benchmarks" / folder / f"{name}.json"
+    measured: Any = read_json(path) if path.is_file() else None
     for key in keys:
         measured = measured.get(key) if isinstance(measured, dict) else None
-    condition = {"what": rule.what, "metric": rule.metric, "bound": _bound(rule), "source": source}
+    row = {"what": condition.what, "metric": condition.metric, "bound": _bound_text(condition)}
+    row["source"] = source
     if measured is None:
-        return condition | {"measured": "not measured", "n": None, "holds": None}
+        return row | {"measured": "not measured", "n": None, "state": "not measured"}
     if not isinstance(measured, dict):
         measured = {"value": measured, "low": measured, "high": measured, "n": None}
-    holds = (rule.at_most is None or measured["high"] <= rule.at_most) and (
-        rule.at_least is None or measured["low"] >= rule.at_least
-    )
-    return condition | measured | {"measured": _text(measured), "holds": holds}
+    state = _state(condition, measured["low"], measured["high"])
+    if measured["n"] is not None and measured["n"] < networks:
+        state = "open"
+    return row | measured | {"measured": _text(measured), "state": state}
 
 
-def _bound(rule: Rule) -> str:
-    bounds = []
-    if rule.at_least is not None:
-        bounds.append(f"at least {rule.at_least:g}")
-    if rule.at_most is not None:
-        bounds.append(f"at most {rule.at_most:g}")
-    return " and ".join(bounds)
+def _state(condition: Condition, low: float, high: float) -> str:
+    least = -float("inf") if condition.at_least is None else float(condition.at_least)
+    most = float("inf") if condition.at_most is None else float(condition.at_most)
+    if least <= low and high <= most:
+        return "holds"
+    return "fails" if high < least or most < low else "open"
+
+
+def _bound_text(condition: Condition) -> str:
+    texts = {"at least": condition.at_least, "at most": condition.at_most}
+    return " and ".join(f"{name} {value:g}" for name, value in texts.items() if value is not None)
 
 
 def _text(measured: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """One style for all figures: legible in print, at a small width and in colour-blind vision."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,23 +10,43 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["FAMILY_LABELS", "band", "family_style", "image_grid", "mosaic", "use_style"]
+__all__ = [
+    "FAMILY_LABELS",
+    "STYLES",
+    "Style",
+    "band",
+    "family_style",
+    "image_grid",
+    "mosaic",
+    "use_style",
+]
 
-FAMILY_LABELS = {
-    "irevnet": "i-RevNet, injective",
-    "irevnet_bijective": "i-RevNet, bijective",
-    "revnet": "RevNet",
-    "resnet": "ResNet",
+
+class Style(NamedTuple):
+    """How a family of networks appears in figures and tables."""
+
+    label: str
+    colour: str
+    marker: str  # for print in grey
+
+
+# The families that the book shows. Colours: Okabe and Ito (2008), https://jfly.uni-koeln.de/color/.
+STYLES = {
+    "irevnet": Style("i-RevNet, injective", "#0072B2", "o"),
+    "irevnet_bijective": Style("i-RevNet, bijective", "#D55E00", "s"),
+    "revnet": Style("RevNet", "#009E73", "^"),
+    "resnet": Style("ResNet", "#56565A", "D"),
 }
 
-# Okabe and Ito (2008), https://jfly.uni-koeln.de/color/; a marker each, for print in grey.
-_COLOURS = {
-    "irevnet": "#0072B2",
-    "irevnet_bijective": "#D55E00",
-    "revnet": "#009E73",
-    "resnet": "#56565A",
-}
-_MARKERS = {"irevnet": "o", "irevnet_bijective": "s", "revnet": "^", "resnet": "D"}
+
+class _Labels(dict[str, str]):
+    """Labels of families; one that has none, such as a variation in a trial, is its name."""
+
+    def __missing__(self, family: str) -> str:
+        return family.replace("_", " ")
+
+
+FAMILY_LABELS = _Labels({family: style.label for family, style in STYLES.items()})
 
 
 def use_style() -> None:
@@ -49,15 +70,12 @@ def use_style() -> None:
 
 
 def family_style(family: str) -> dict[str, str]:
-    """Colour, marker and label of a family, for any plotting call."""
-    return {
-        "color": _COLOURS[family],
-        "marker": _MARKERS[family],
-        "label": FAMILY_LABELS[family],
-    }
+    """Colour, marker and label of a family, for any plotting call; grey where it has none."""
+    style = STYLES.get(family) or Style(FAMILY_LABELS[family], "#56565A", ".")
+    return {"color": style.colour, "marker": style.marker, "label": style.label}
 
 
-def band(axis: Axes, x: np.ndarray, rows: np.ndarray, middle: np.ndarray, **style: object) -> None:
+def band(axis: Axes, x: np.ndarray, rows: np.ndarray, middle: np.ndarray, **style: Any) -> None:  # noqa: ANN401
     """Draws a line and, around it, the range of the rows that it stands for.
 
     Args:

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import math
-import time
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,31 @@ import torch
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from irevnet import create_model
-from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.data import ImageData, load_data
 from irevnet.zoo import model_arguments
 from pipeline.figures import mosaic
+from pipeline.files import read_json
 from pipeline.params import ROOT, load_params
 
 __all__ = [
     "Results",
-    "Stopwatch",
     "checkpoint_path",
     "device",
+    "families",
+    "initial_models",
+    "invertible_families",
+    "judged_on",
     "load_experiment_data",
     "markdown_table",
     "new_model",
+    "read_metrics",
     "trained_model",
     "trained_models",
-    "training_metrics",
+    "training_history",
+    "training_runs",
     "weights_dtype",
     "weights_metadata",
 ]
@@ -48,80 +54,142 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_experiment_data(experiment: str) -> ImageData:
+def load_experiment_data(experiment: str, images: int = 0) -> ImageData:
     """The images of an experiment, as its section ``data`` of ``params.yaml`` says.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        images: how many of each part, the first ones; 0 for all.
 
     Raises:
         ValueError: if they are missing or damaged and cannot be downloaded; a note says what needs
             no download.
     """
-    settings = load_params().sections[experiment].data.model_dump()
+    settings = load_params().section(experiment).data.model_dump()
     settings["root"] = ROOT / settings["root"]
+    # Notebooks run in a folder of their own: from the repository's root, as everything else.
+    if root := os.environ.get("IREVNET_DATA"):
+        os.environ["IREVNET_DATA"] = str(ROOT / root)
     try:
-        return load_data(**settings)
+        data = load_data(**settings)
     except ValueError as error:
         if settings["name"] != "digits":
             error.add_note('Without these images: experiment = "digits" needs no download.')
         raise
+    if not images:
+        return data
+    return ImageData(
+        data.train.subset(images),
+        data.validation.subset(images),
+        data.test.subset(images),
+        data.classes,
+    )
 
 
 def new_model(experiment: str, family: str, seed: int) -> nn.Module:
     """A network of the experiment with random weights, the same for the same seed."""
-    settings = load_params().sections[experiment].models[family]
+    settings = load_params().section(experiment).models[family]
     torch.manual_seed(seed)
     return create_model(settings.name, **settings.overrides)
 
 
 def trained_model(experiment: str, family: str, **overrides: Any) -> nn.Module:  # noqa: ANN401
     """The experiment's published network of a family, in evaluation mode on :func:`device`."""
-    name = load_params().sections[experiment].models[family].name
-    return create_model(name, pretrained=experiment, **overrides).to(device())
+    name = load_params().section(experiment).models[family].name
+    model = create_model(name, pretrained=experiment, family=family, **overrides)
+    return model.to(device())
 
 
-def trained_models(experiment: str, family: str, count: int) -> list[nn.Module]:
-    """Networks of several training runs, or the published one where their weights are not there.
-
-    The weights of all runs are outputs of the stage ``train`` in DVC's cache, not in git: a clone
-    in which nothing has run has only the published ones.
+def trained_models(experiment: str, family: str, count: int | None = None) -> list[nn.Module]:
+    """The networks of an experiment's training runs of a family.
 
     Args:
         experiment: a section of ``params.yaml``.
         family: of networks.
-        count: how many, in the order of the experiment's seeds; all of them if there are fewer.
+        count: how many, in the order of the experiment's seeds; all of them if None.
 
     Returns:
-        In evaluation mode on :func:`device`; one network if weights of a run are missing.
+        In evaluation mode on :func:`device`.
+
+    Raises:
+        ValueError: if there are fewer runs, or the weights of one are missing; the message names
+            them.
     """
-    seeds = load_params().sections[experiment].seeds[:count]
-    runs = ROOT / "results" / experiment / "train"
-    paths = [runs / f"{family}-{seed}" / "weights.safetensors" for seed in seeds]
-    if not all(path.is_file() for path in paths):
-        return [trained_model(experiment, family)]
-    models = []
-    for path in paths:
-        tensors, _ = read_tensors(path)
-        model = new_model(experiment, family, seed=0)
-        load_weights(model, tensors, str(path))
-        models.append(model.to(device()).eval())
-    return models
+    section = load_params().section(experiment)
+    name, seeds = section.models[family].name, section.seeds
+    if count is not None and not 1 <= count <= len(seeds):
+        raise ValueError(f"count must be from 1 to {len(seeds)}, the number of seeds, got {count}")
+    options = {"pretrained": experiment, "family": family}
+    try:
+        return [create_model(name, seed=seed, **options).to(device()) for seed in seeds[:count]]
+    except ValueError as error:
+        error.add_note(f"To train it: python -m pipeline.repro {experiment}")
+        raise
 
 
-def checkpoint_path(experiment: str, family: str, seed: int, training: dict[str, Any]) -> Path:
-    """Where an interrupted run leaves its state: outside DVC's reach, one file per recipe."""
-    recipe = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:8]
-    return ROOT / "checkpoints" / experiment / f"{family}-{seed}-{recipe}.safetensors"
+def initial_models(
+    experiment: str, family: str, images: Tensor, count: int | None = None
+) -> list[nn.Module]:
+    """Networks of a family that were never trained, a control for :func:`trained_models`.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        family: of networks.
+        images: ``(N, C, H, W)``, of which batch norm takes its statistics.
+        count: how many, of the first seeds; all of them if None.
+
+    Returns:
+        In evaluation mode on :func:`device`.
+    """
+    seeds = load_params().section(experiment).seeds
+    models = [new_model(experiment, family, seed).to(device()) for seed in seeds[:count]]
+    for model in models:
+        update_bn(images.to(device()).split(256), model)
+    return [model.eval() for model in models]
+
+
+def families(experiment: str) -> list[str]:
+    """The families of networks that an experiment trains."""
+    return list(load_params().section(experiment).models)
+
+
+def invertible_families(experiment: str) -> list[str]:
+    """Those of them that are i-RevNets."""
+    models = load_params().section(experiment).models
+    return [family for family, model in models.items() if model.name.startswith("irevnet")]
+
+
+def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Path:
+    """Where an interrupted run finds its state: outside of what DVC removes.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        family: of networks.
+        seed: of the run.
+        output: where its results go. A run by hand, whose results are not the pipeline's, gets a
+            folder of its own.
+    """
+    root = Path(os.environ.get("IREVNET_CHECKPOINTS") or ROOT / "checkpoints")
+    if not (ROOT / output).resolve().is_relative_to(ROOT / "results"):
+        root = root / "by-hand" / hashlib.sha256(output.encode()).hexdigest()[:8]
+    return root / experiment / f"{family}-{seed}.safetensors"
+
+
+def judged_on(experiment: str) -> str:
+    """The part of the images that trained networks are judged on: ``test`` or ``validation``."""
+    return load_params().section(experiment).judged_on
 
 
 def weights_dtype(experiment: str, family: str) -> torch.dtype:
     """The type in which a family's weights are stored."""
-    return getattr(torch, load_params().sections[experiment].models[family].weights)
+    return getattr(torch, load_params().section(experiment).models[family].weights)
 
 
 def weights_metadata(
     experiment: str, family: str, seed: int, metrics: dict[str, float]
 ) -> dict[str, Any]:
-    """What stands in a file of weights beside them: which network, trained how, how good."""
-    model = load_params().sections[experiment].models[family]
+    """Metadata of a file of weights: network, training and metrics."""
+    model = load_params().section(experiment).models[family]
     return {
         "model": model.name,
         # All of them, not those that differ from the zoo of today.
@@ -133,41 +201,39 @@ def weights_metadata(
     }
 
 
-class Stopwatch:
-    """How long set-up and training take; on a GPU what it has been given to do counts, too."""
-
-    def __init__(self) -> None:
-        self._started = self._now()
-        self._ready = self._started
-
-    def ready(self) -> None:
-        """Set-up is over: data and network are on the device, the network is compiled."""
-        self._ready = self._now()
-
-    def seconds(self) -> dict[str, float]:
-        """``set_up`` and ``training`` until now."""
-        return {"set_up": self._ready - self._started, "training": self._now() - self._ready}
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def training_metrics(experiment: str) -> list[dict[str, Any]]:
-    """The metrics of every training run of an experiment: a row per family and seed.
+def training_runs(experiment: str) -> list[dict[str, Any]]:
+    """Every training run of an experiment: ``family``, ``model``, ``seed``, ``metrics``, ...
 
     Raises:
-        FileNotFoundError: if a run that ``params.yaml`` names has no results.
+        FileNotFoundError: if the runs have not been gathered, see :mod:`pipeline.publish`.
+        ValueError: if the file is damaged; the message names it.
     """
-    params = load_params()
-    rows = []
-    for family in params.families:
-        for seed in params.sections[experiment].seeds:
-            path = ROOT / "results" / experiment / "train" / f"{family}-{seed}" / "metrics.json"
-            rows.append({"family": family, "seed": seed} | json.loads(path.read_text()))
-    return rows
+    return read_json(ROOT / "results" / experiment / "weights" / "runs.json")
+
+
+def training_history(experiment: str, family: str) -> list[list[dict[str, float]]]:
+    """How the training runs of a family went: per run, in the order of the seeds, a row per epoch.
+
+    Raises:
+        FileNotFoundError: if a run is missing.
+    """
+    folder = ROOT / "results" / experiment / "train"
+    histories = []
+    for seed in load_params().section(experiment).seeds:
+        with (folder / f"{family}-{seed}" / "history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        histories.append([{name: float(value) for name, value in row.items()} for row in rows])
+    return histories
+
+
+def read_metrics(experiment: str, question: str) -> dict[str, Any]:
+    """What another question has measured; :mod:`pipeline.questions` must say that it is read.
+
+    Raises:
+        FileNotFoundError: if it has not been run.
+        ValueError: if the file is damaged; the message names it.
+    """
+    return read_json(ROOT / "results" / experiment / question / "metrics.json")
 
 
 def markdown_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Markdown:
@@ -200,12 +266,14 @@ class Results:
         """
         self.save_json("metrics.json", metrics)
 
-    def save_json(self, name: str, content: dict[str, Any]) -> Path:
-        """Writes a JSON file of that name; numbers must be finite."""
+    def save_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a JSON file of that name; numbers must be finite.
+
+        It returns nothing: as the last line of a cell, a path would be shown, and would make the
+        executed notebook depend on where the repository is.
+        """
         _check_finite(content, name)
-        path = self.folder / name
-        path.write_text(json.dumps(content, indent=2) + "\n")
-        return path
+        (self.folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
     def save_table(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         """Writes a CSV file of that name, a line per row, which ``dvc plots`` reads."""
@@ -229,6 +297,7 @@ class Results:
         *,
         label: str,
         ends: tuple[float, float] = (0.0, 1.0),
+        values: Sequence[float] | None = None,
     ) -> None:
         """Writes what the book's directive ``{slider}`` lets a reader move through.
 
@@ -242,11 +311,12 @@ class Results:
             heads: what tells them apart, in every line the same.
             notes: what to write below an image, for every line, head and step.
             label: what the slider moves.
-            ends: its value at the first step and at the last.
+            ends: its value at the first step and at the last, where steps are equal.
+            values: its value at every step, where they are not.
 
         Raises:
-            ValueError: if the numbers of lines, heads, steps and notes do not agree, or the images
-                are not square.
+            ValueError: if the numbers of lines, heads, steps, values and notes do not agree, or
+                the images are not square.
         """
         walks, steps = len(lines) * len(heads), images.shape[2]
         rows = [row for line in notes for row in line]
@@ -259,9 +329,13 @@ class Results:
             raise ValueError(
                 f"notes must be {walks} times {steps}, got {[len(row) for row in rows]}"
             )
+        if values is not None and len(values) != steps:
+            raise ValueError(f"values must be {steps}, one for each step, got {len(values)}")
         picture = mosaic(images.flatten(0, 1))
         plt.imsave(self.folder / f"{name}.png", picture, metadata={"Software": None})
         content = {"label": label, "ends": list(ends), "steps": steps, "lines": list(lines)}
+        if values is not None:
+            content |= {"ends": [values[0], values[-1]], "values": list(values)}
         self.save_json(f"{name}.json", content | {"heads": list(heads), "notes": rows})
 
 

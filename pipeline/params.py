@@ -3,41 +3,101 @@
 ``python -m pipeline.params`` checks the file and names, by path, whatever is wrong with it.
 """
 
+import dataclasses
+import math
+import re
 import sys
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
+    create_model,
     model_validator,
 )
 
-__all__ = ["ROOT", "Experiment", "Params", "ParamsError", "Rule", "load_params"]
+from irevnet.training.config import TrainingConfig
+from pipeline.questions import QUESTIONS, WORD, Section
+
+__all__ = [
+    "ROOT",
+    "Experiment",
+    "Params",
+    "ParamsError",
+    "Word",
+    "check_models",
+    "load_params",
+    "read_yaml",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
-Family = Literal["irevnet", "irevnet_bijective", "revnet", "resnet"]
-ClaimId = Literal["C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
-Share = Annotated[float, Field(gt=0, lt=1)]
+
+@dataclasses.dataclass(frozen=True)
+class _DataSet:
+    """A data set that is always the same: numbers of images, their shape, and classes."""
+
+    training: int
+    test: int
+    shape: tuple[int, int, int]
+    classes: int
+
+
+_DATA_SETS = {
+    "digits": _DataSet(1257, 540, (1, 8, 8), 10),
+    "cifar10": _DataSet(50_000, 10_000, (3, 32, 32), 10),
+}
+# Folders of results/ that are no experiment's.
+_RESERVED = ("benchmarks",)
 
 
 class ParamsError(ValueError):
     """``params.yaml`` does not fit the schema; the message names each problem by its path."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def _plain_word(name: str) -> str:
+    if not re.fullmatch(WORD, name):
+        raise ValueError(f"must be a plain word, {WORD}, got {name!r:.80}")
+    return name
 
 
-class Data(_Section):
+def _different(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"must not repeat a value, got {values}")
+    return values
+
+
+def _recipe(value: dict[str, Any]) -> dict[str, Any]:
+    _known_fields(value)
+    try:
+        TrainingConfig(**value)
+    except TypeError as error:  # an argument is missing
+        raise ValueError(str(error).removeprefix("TrainingConfig.__init__() ")) from error
+    return value
+
+
+def _known_fields(value: dict[str, Any]) -> dict[str, Any]:
+    known = [item.name for item in dataclasses.fields(TrainingConfig)]
+    if unknown := sorted(set(value) - set(known)):
+        raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {', '.join(known)}")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_plain_word)]
+# The arguments of irevnet.training.TrainingConfig, which checks them.
+Training = Annotated[dict[str, Any], AfterValidator(_recipe)]
+ClaimBound = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Data(Section):
     """Which images; the arguments of :func:`irevnet.data.load_data`."""
 
     name: Literal["digits", "cifar10", "folders"]
@@ -46,252 +106,208 @@ class Data(_Section):
     size: PositiveInt = 224
     workers: NonNegativeInt = 2
 
+    @model_validator(mode="after")
+    def _every_class_is_on_both_sides(self) -> Self:
+        known = _DATA_SETS.get(self.name)
+        if known and self.validation:
+            low, high = known.classes, known.training - known.classes
+            if not low <= self.validation <= high:
+                raise ValueError(
+                    f"validation must be 0 or from {low} to {high}, an image of each class on "
+                    f"either side at least, got {self.validation}"
+                )
+        return self
 
-class Model(_Section):
-    """Which network of the zoo, what to change about it, and how its weights are published."""
+
+class Model(Section):
+    """A family's network: of the zoo, with changes; its recipe's changes; its weights' type."""
 
     name: str
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    training: Annotated[dict[str, Any], AfterValidator(_known_fields)] = Field(default_factory=dict)
     weights: Literal["float32", "float16"] = "float32"
 
 
-class Training(_Section):
-    """The fields of :class:`irevnet.training.TrainingConfig`, which documents them.
+class _Experiment(Section):
+    """One experiment: data, networks, training, and the parameters of the questions it asks.
 
-    They stand here again, held together by a test, so that checking the file does not have to
-    import torch: every stage does it.
+    ``judged_on: validation`` keeps the test images untouched: for experiments in which a recipe
+    is chosen.
     """
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    schedule: Literal["onecycle", "step"] = "onecycle"
-    warmup: Share = 0.25
-    milestones: list[PositiveInt] = []
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    gradient_clip: NonNegativeFloat = 0.0
-    padding: NonNegativeInt = 0
-    flip: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    compile: bool = False
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    checkpoint_epochs: PositiveInt = 1
-
-
-class Inversion(_Section):
-    """Parameters of ``notebooks/inversion.ipynb``."""
-
-    images: PositiveInt
-    gallery: PositiveInt
-    random_representations: PositiveInt
-
-
-class Accuracy(_Section):
-    """Parameters of ``notebooks/accuracy.ipynb``."""
-
-    margin: Share
-    level: Share
-
-
-class Jacobian(_Section):
-    """Parameters of ``notebooks/jacobian.ipynb``."""
-
-    images: PositiveInt
-    compared_images: Annotated[int, Field(ge=2)]
-    energy: Share
-    precision: Literal["float32", "float64"] = "float64"
-    memory: PositiveInt
-
-
-class Interpolation(_Section):
-    """Parameters of ``notebooks/interpolation.ipynb``."""
-
-    pairs: Annotated[int, Field(ge=4)]
-    steps: Annotated[int, Field(ge=3)]
-    shown: PositiveInt
-    frames: Annotated[int, Field(ge=3)]
-
-
-class Separation(_Section):
-    """Parameters of ``notebooks/separation.ipynb``."""
-
-    networks: PositiveInt
-    training_images: PositiveInt
-    test_images: PositiveInt
-    penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
-    search_tolerance: PositiveFloat
-
-
-class Dimensionality(_Section):
-    """Parameters of ``notebooks/dimensionality.ipynb``."""
-
-    networks: PositiveInt
-    training_images: PositiveInt
-    test_images: PositiveInt
-    penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
-    dimensions: Annotated[list[PositiveInt], Field(min_length=2)]
-    tolerance: Share
-
-
-class Memory(_Section):
-    """Parameters of ``notebooks/memory.ipynb``."""
-
-    blocks_per_stage: Annotated[list[PositiveInt], Field(min_length=2)]
-    batch_size: PositiveInt
-
-
-class Precision(_Section):
-    """Parameters of ``notebooks/precision.ipynb``."""
-
-    images: PositiveInt
-    epochs: PositiveInt
-    training_images: PositiveInt
-
-
-class Metamers(_Section):
-    """Parameters of ``notebooks/metamers.ipynb``."""
-
-    training_images: PositiveInt
-    test_images: PositiveInt
-    pairs: Annotated[int, Field(ge=2)]
-    shown: Annotated[int, Field(ge=2)]
-    steps: Annotated[int, Field(ge=2)]
-
-
-class Trivial(_Section):
-    """Parameters of ``notebooks/trivial.ipynb``."""
-
-    images: PositiveInt
-    energy: Share
-    precision: Literal["float32", "float64"] = "float64"
-    pairs: Annotated[int, Field(ge=2)]
-    steps: Annotated[int, Field(ge=3)]
-    training_images: PositiveInt
-    test_images: PositiveInt
-    penalties: Annotated[list[PositiveFloat], Field(min_length=1)]
-    search_tolerance: PositiveFloat
-    dimensions: Annotated[list[PositiveInt], Field(min_length=2)]
-    tolerance: Share
-    features: list[NonNegativeInt]  # [] where there are fewer training images than pixels
-
-
-class Stability(_Section):
-    """Parameters of ``notebooks/stability.ipynb``."""
-
-    images: PositiveInt
-    epochs: PositiveInt
-    training_images: PositiveInt
-    power_steps: PositiveInt
-    search_steps: PositiveInt
-    step_size: PositiveInt
-    limit: PositiveFloat
-
-
-class Rule(_Section):
-    """One condition of a verdict: a measured number against a bound chosen before the run.
-
-    ``metric`` is ``QUESTION.KEY...`` in the results. Where it has an interval, all of the
-    interval must satisfy the bound.
-    """
-
-    what: str
-    metric: str
-    at_most: float | None = None
-    at_least: float | None = None
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.at_most is None and self.at_least is None:
-            raise ValueError("needs at_most or at_least")
-        return self
-
-
-class Experiment(_Section):
-    """One experiment: its data, networks, training and the parameters of every question.
-
-    ``trivial`` and ``stability`` may be left out.
-    """
-
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
-    published: Literal["best", "first"]
-    threads: PositiveInt
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_different)
+    ]
+    published: Literal["best", "first", "none"]
+    judged_on: Literal["test", "validation"] = "test"
+    threads: Annotated[int, Field(ge=1, le=1024)]
     data: Data
-    models: dict[Family, Model]
+    models: Annotated[dict[Word, Model], Field(min_length=1)]
     training: Training
-    inversion: Inversion
-    accuracy: Accuracy
-    jacobian: Jacobian
-    interpolation: Interpolation
-    separation: Separation
-    dimensionality: Dimensionality
-    memory: Memory
-    precision: Precision
-    metamers: Metamers
-    trivial: Trivial | None = None
-    stability: Stability | None = None
-    claims: dict[ClaimId, Annotated[list[Rule], Field(min_length=1)]]
+    bounds: dict[Word, ClaimBound] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _best_is_chosen_on_validation_images(self) -> Self:
-        if self.published == "best" and not self.data.validation:
-            raise ValueError(
-                "published: best needs validation images to choose by, data.validation is "
-                f"{self.data.validation}; without them it must be first"
-            )
+    def _choices_need_validation_images(self) -> Self:
+        for name, value in (("published", "best"), ("judged_on", "validation")):
+            if getattr(self, name) == value and not self.data.validation:
+                raise ValueError(
+                    f"{name}: {value} needs validation images, data.validation is "
+                    f"{self.data.validation}"
+                )
         return self
 
+    @model_validator(mode="after")
+    def _there_are_enough_images_and_networks(self) -> Self:
+        limits = {"networks": (len(self.seeds), "seeds")}
+        if known := _DATA_SETS.get(self.data.name):
+            training = (known.training - self.data.validation, "training images")
+            test = (known.test, "test images")
+            limits |= {"batch_size": training, "training_images": training, "test_images": test}
+            limits |= {"images": test, "pairs": test}
+        recipes = {f"models.{name}.training": m.training for name, m in self.models.items()}
+        sections = {"training": self.training, **recipes}
+        for question in self.questions:
+            sections[question] = getattr(self, question).model_dump()
+        for section, values in sections.items():
+            for name, (most, things) in limits.items():
+                # Recipes are checked for types elsewhere.
+                if isinstance(values.get(name), int) and values[name] > most:
+                    raise ValueError(
+                        f"{section}.{name} must be at most {most}, the number of {things}, "
+                        f"got {values[name]}"
+                    )
+        return self
 
-class Beyond(_Section):
-    """Which experiments have the sections that may be left out."""
+    @model_validator(mode="after")
+    def _features_are_fitted_to_more_images_than_pixels(self) -> Self:
+        known, trivial = _DATA_SETS.get(self.data.name), getattr(self, "trivial", None)
+        if known and trivial is not None and trivial.features:
+            values = math.prod(known.shape)
+            if trivial.training_images <= values or trivial.features[-1] > values:
+                raise ValueError(
+                    f"trivial.features must be at most {values}, the values of an image, and "
+                    f"training_images more than that; got {trivial.features} and "
+                    f"{trivial.training_images}"
+                )
+        return self
 
-    trivial: list[str]
-    stability: list[str]
+    @model_validator(mode="after")
+    def _families_differ_and_are_those_that_questions_name(self) -> Self:
+        for question in self.questions:
+            baselines = getattr(getattr(self, question), "baselines", ())
+            for family in (*QUESTIONS[question].families, *baselines):
+                if family not in self.models:
+                    raise ValueError(f"{question} needs models.{family}")
+            if baselines and not set(self.models) - set(baselines):
+                raise ValueError(f"{question}.baselines must leave a family to compare")
+        networks: dict[str, str] = {}
+        for family, model in self.models.items():
+            content = repr((model.name, model.overrides, {**self.training, **model.training}))
+            if (other := networks.setdefault(content, family)) != family:
+                raise ValueError(f"models: {family} is the same as {other}")
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_of_families_are_valid(self) -> Self:
+        for family in self.models:
+            try:
+                self.recipe(family)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"models.{family}.training: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _questions_have_what_they_read(self) -> Self:
+        for question in self.questions:
+            for other in QUESTIONS[question].reads:
+                if other not in self.questions:
+                    raise ValueError(f"{question} reads the results of {other}, which is not there")
+        return self
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions that the experiment asks."""
+        return [name for name in QUESTIONS if getattr(self, name) is not None]
+
+    def recipe(self, family: str) -> dict[str, Any]:
+        """Arguments of :class:`TrainingConfig` for a family's networks."""
+        return _recipe({**self.training, **self.models[family].training})
+
+
+if TYPE_CHECKING:  # which cannot know the questions' sections, fields that are made when it runs
+    Experiment = _Experiment
+else:
+    Experiment = create_model(
+        "Experiment",
+        __base__=_Experiment,
+        **{name: (question.schema | None, None) for name, question in QUESTIONS.items()},
+    )
 
 
 class Params(BaseModel):
-    """The whole file: what to run, then a section per experiment."""
+    """The whole file: what runs by default, then a section per experiment."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Experiment]
+    __pydantic_extra__: dict[Word, Experiment]
 
-    experiments: Annotated[list[str], Field(min_length=1)]
-    beyond: Beyond
-    families: Annotated[list[Family], Field(min_length=1)]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    default: str
 
     @model_validator(mode="after")
-    def _sections_exist(self) -> Self:
-        for name in self.experiments:
-            if name not in self.sections:
-                raise ValueError(
-                    f"experiments names {name!r}, of which there is no section; "
-                    f"there are {sorted(self.sections)}"
-                )
-            if self.sections[name].seeds != self.seeds:
-                raise ValueError(
-                    f"seeds must be those of the experiments to run: {name}.seeds is "
-                    f"{self.sections[name].seeds}, got {self.seeds}"
-                )
-            for question in Beyond.model_fields:
-                has_section = getattr(self.sections[name], question) is not None
-                if has_section != (name in getattr(self.beyond, question)):
-                    raise ValueError(
-                        f"beyond.{question} must list those of the experiments to run that have "
-                        f"the section {question}: {name} has {'one' if has_section else 'none'}"
-                    )
-            missing = sorted(set(self.families) - set(self.sections[name].models))
-            if missing:
-                raise ValueError(f"{name}.models has no {', '.join(missing)}, which families names")
+    def _default_is_a_section(self) -> Self:
+        if self.default not in self.sections:
+            raise ValueError(
+                f"default names {self.default!r}, which has no section; available: "
+                f"{', '.join(sorted(self.sections))}"
+            )
         return self
 
     @property
     def sections(self) -> dict[str, Experiment]:
         """The experiments by name."""
         return self.__pydantic_extra__
+
+    def section(self, name: str) -> Experiment:
+        """An experiment by name.
+
+        Raises:
+            ParamsError: if there is none; the message lists those that there are.
+        """
+        if name not in self.sections:
+            raise ParamsError(
+                f"experiment must be one of {', '.join(sorted(self.sections))}, got {name!r}"
+            )
+        return self.sections[name]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a silent choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401
+    """The content of a YAML file.
+
+    Raises:
+        ParamsError: if it cannot be read, is not UTF-8 or YAML, repeats a key, or is nested
+            beyond reason.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise ParamsError(f"{path.name} cannot be read: {reason}") from error
 
 
 def load_params(path: Path = ROOT / "params.yaml") -> Params:
@@ -301,11 +317,15 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
         ParamsError: with one line per problem, each naming the path in the file, what was found
             there and what is allowed.
     """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ParamsError(f"{path.name} must be a mapping from names to sections")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParamsError(f"{path.name} cannot be read: {error}") from error
-    try:
+        for name in content:
+            if name != "default":
+                _plain_word(name)
+            if name in _RESERVED:
+                raise ValueError(f"must not be {name!r}: results/{name} is something else's")
         return Params.model_validate(content)
     except ValidationError as error:
         problems = [
@@ -313,36 +333,68 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
             for e in error.errors()
         ]
         raise ParamsError("\n".join([f"{path.name} is not valid:", *problems])) from error
+    except ValueError as error:
+        raise ParamsError(
+            f"{path.name} is not valid:\n  the name of an experiment {error}"
+        ) from error
 
 
 def check_models(params: Params) -> None:
     """Builds every network that the file names, without memory for its weights.
 
     Raises:
-        ParamsError: if one cannot be built.
+        ParamsError: if one cannot be built, is not of the kind that its family's name says, or is
+            for other images or classes than the data's.
     """
-    import torch
-
-    from irevnet import create_model
-
     for experiment, section in params.sections.items():
         for family, model in section.models.items():
             try:
-                with torch.device("meta"):
-                    create_model(model.name, **model.overrides)
+                _check_model(family, model, section.data)
             except (TypeError, ValueError) as error:
                 path = f"{experiment}.models.{family}"
                 raise ParamsError(f"params.yaml is not valid:\n  {path}: {error}") from error
 
 
+def _check_model(family: str, model: Model, data: Data) -> None:
+    import torch
+
+    from irevnet import create_model as create_network
+
+    with torch.device("meta"):
+        network: Any = create_network(model.name, **model.overrides)
+    kind, own = (name.split("_")[0].rstrip("0123456789") for name in (family, model.name))
+    if kind in ("irevnet", "revnet", "resnet") and own != kind:
+        raise ValueError(f"the family {family} is {kind}'s, but {model.name} is no {kind}")
+    bijective = "bijective" in family.split("_")
+    if kind == "irevnet" and network.is_bijective != bijective:
+        raise ValueError(
+            f"by its name the family {family} is {'bijective' if bijective else 'injective'}, "
+            f"but {model.name} is not"
+        )
+    known = _DATA_SETS.get(data.name)
+    shape = known.shape if known else (3, data.size, data.size)
+    if tuple(getattr(network, "in_shape", shape)) != shape:
+        raise ValueError(
+            f"{model.name} takes images {tuple(network.in_shape)}, {data.name} has {shape}"
+        )
+    if known and getattr(network, "num_classes", known.classes) != known.classes:
+        raise ValueError(
+            f"{model.name} has {network.num_classes} classes, {data.name} has {known.classes}"
+        )
+
+
 def main() -> None:
-    """Checks ``params.yaml``; exits with 1 and the problems if there are any."""
+    """Checks ``params.yaml`` and ``claims.yaml``; exits with 1 and the problems, if any."""
+    from pipeline.claims import load_claims
+
     try:
         params = load_params()
         check_models(params)
-    except ParamsError as error:
+        for name in params.sections:
+            load_claims(name, params)
+    except ValueError as error:  # ParamsError, which has two classes if this file is the program
         sys.exit(str(error))
-    print(f"params.yaml is valid; experiments to run: {', '.join(params.experiments)}")
+    print(f"params.yaml is valid; the default experiment is {params.default}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import yaml
 
 from pipeline.params import ROOT
 
-__all__ = ["describe_source", "write_provenance"]
+__all__ = ["FILE", "describe_source", "git", "keep_committed", "write_provenance"]
+
+FILE = "provenance.json"
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 # What a result is made from; results themselves change while the pipeline runs.
-_SOURCES = ("irevnet", "notebooks", "pipeline")
+_SOURCES = ("irevnet", "notebooks", "pipeline", "claims.yaml")
 
 
 def describe_source(experiment: str | None) -> dict[str, Any]:
@@ -28,10 +31,16 @@ def describe_source(experiment: str | None) -> dict[str, Any]:
 
     Args:
         experiment: whose section of ``params.yaml`` the result is made from, if any.
+
+    Returns:
+        ``commit`` and ``uncommitted_changes``, both None (unknown) outside a git repository.
     """
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "uncommitted_changes": None}
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", *_SOURCES))
+        "commit": commit.strip(),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", *_SOURCES))
         or (experiment is not None and _experiment_changed(experiment)),
     }
 
@@ -58,6 +67,7 @@ def write_provenance(
         "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
         **source,
         "parameters": parameters,
+        **({"IREVNET_DATA": data} if (data := os.environ.get("IREVNET_DATA")) else {}),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         **({"timing": {name: round(value, 2) for name, value in timing.items()}} if timing else {}),
@@ -72,27 +82,62 @@ def write_provenance(
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
+def keep_committed(folder: Path, root: Path = ROOT) -> bool:
+    """Puts back the committed ``provenance.json`` of a result that came out as it is committed.
+
+    A rerun with equal results then leaves no change in git. The record that stays is that of the
+    run which the committed results came from.
+
+    Args:
+        folder: of a stage's results, complete.
+        root: the repository.
+
+    Returns:
+        Whether it was put back: if every other file of the folder equals the commit's, byte for
+        byte, and command and parameters are those of the committed record.
+    """
+    record = folder / FILE
+    name = record.relative_to(root).as_posix()
+    listing = git("status", "--porcelain", "-z", "--ignored", "--", str(folder), root=root)
+    committed = git("show", f"HEAD:{name}", root=root)
+    if listing is None or committed is None:
+        return False
+    # An entry is two letters, a space and a path from the root.
+    if {entry[3:] for entry in listing.split("\0") if entry} - {name}:
+        return False
+    try:
+        old, new = json.loads(committed), json.loads(record.read_text(encoding="utf-8"))
+        equal = all(old[key] == new[key] for key in ("command", "parameters"))
+    except (KeyError, TypeError, ValueError):
+        return False
+    if equal:
+        record.write_text(committed, encoding="utf-8", newline="")
+    return equal
+
+
 def _experiment_changed(experiment: str) -> bool:
     """Whether an experiment's section of ``params.yaml`` differs from the commit's.
 
     The rest of the file says which experiments are to run, which changes no result.
     """
-    committed = _git("show", "HEAD:params.yaml")
+    committed = git("show", "HEAD:params.yaml")
     if committed is None:
         return False
     current = (ROOT / "params.yaml").read_text()
     return yaml.safe_load(committed).get(experiment) != yaml.safe_load(current).get(experiment)
 
 
-def _git(*arguments: str) -> str | None:
-    """The output of git, or None outside a checkout."""
+def git(*arguments: str, root: Path = ROOT) -> str | None:
+    """The output of git, or None where it fails: outside a repository, or without git.
+
+    It takes no lock: stages that run side by side ask at the same time.
+    """
+    command = ["git", "--no-optional-locks", "-c", "status.relativePaths=false", *arguments]
     try:
-        answer = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        answer = subprocess.run(command, cwd=root, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return answer.stdout.decode("utf-8", errors="replace")
 
 
 def _processor() -> str:

@@ -1,17 +1,22 @@
-"""Copies the weights of one run of each family to where ``create_model`` finds them.
+"""Gathers what training runs have left: ``python -m pipeline.publish --experiment digits``.
 
-``python -m pipeline.publish --experiment digits``. Which run it is stands in ``params.yaml``: with
-``published: best`` the one with the highest accuracy on the validation images, of several the
-first; with ``published: first`` that of the first seed, whatever came out. Test images choose
-nothing.
+Writes ``results/<experiment>/weights/``: ``runs.json``, which lists every run with its metrics and
+the fingerprint of its weights, and the weights of one run of each family, which
+``create_model(..., pretrained=...)`` finds and a wheel carries. Which run that is stands in
+``params.yaml``: with ``published: best`` the one with the highest accuracy on the validation
+images, of several the first; with ``first`` that of the first seed, whatever came out; with
+``none`` there is none. Never choose by test images.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
-from pathlib import Path
+import sys
+from typing import Any
 
-from pipeline.params import ROOT, load_params
+from pipeline.files import read_json
+from pipeline.params import ROOT, ParamsError, load_params
 
 __all__ = ["publish"]
 
@@ -20,37 +25,69 @@ def publish(experiment: str) -> None:
     """Fills ``results/<experiment>/weights`` from the training runs of the experiment.
 
     Raises:
-        FileNotFoundError: if a run that it needs is not there; what was published stays.
+        FileNotFoundError: if a run is not there; what was published stays, as it does if the new
+            files cannot be written.
     """
-    params = load_params()
-    section = params.sections[experiment]
-    runs = ROOT / "results" / experiment / "train"
-    target = ROOT / "results" / experiment / "weights"
-    chosen = {}
-    for family in params.families:
-        of_family = [runs / f"{family}-{seed}" for seed in section.seeds]
-        run = of_family[0]
-        if section.published == "best":
-            run = max(of_family, key=_validation_accuracy)
-        chosen[target / f"{section.models[family].name}.safetensors"] = run / "weights.safetensors"
-    if missing := [str(source) for source in chosen.values() if not source.is_file()]:
-        raise FileNotFoundError(f"nothing published, not there: {', '.join(missing)}")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for path, source in chosen.items():
-        shutil.copyfile(source, path)
-        print(f"{path.name}: {source.parent.name}")
+    section = load_params().section(experiment)
+    results = ROOT / "results" / experiment
+    target, new, old = (results / f"weights{suffix}" for suffix in ("", ".new", ".old"))
+    if old.exists() and not target.exists():  # killed between the two renames below
+        old.rename(target)
+    runs: list[dict[str, Any]] = []
+    missing = []
+    for family, model in section.models.items():
+        for seed in section.seeds:
+            folder = results / "train" / f"{family}-{seed}"
+            files = [folder / name for name in ("metrics.json", "weights.safetensors")]
+            missing += [path for path in files if not path.is_file()]
+            if not missing:
+                run = {"family": family, "model": model.name, "seed": seed}
+                digest = hashlib.sha256(files[1].read_bytes()).hexdigest()
+                runs.append({**run, "weights": digest, "metrics": read_json(files[0])})
+    if missing:
+        names = ", ".join(path.relative_to(ROOT).as_posix() for path in missing)
+        raise FileNotFoundError(f"nothing published, not there: {names}")
+    for family in section.models:
+        own = [run for run in runs if run["family"] == family]
+        chosen = _choose(own, section.published)
+        for run in own:
+            run["published"] = run is chosen
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        for run in runs:
+            if run["published"]:
+                name = f"{run['family']}-{run['seed']}"
+                source = results / "train" / name / "weights.safetensors"
+                shutil.copyfile(source, new / f"{run['family']}.safetensors")
+                print(f"{name} is published")
+        (new / "runs.json").write_text(json.dumps(runs, indent=2) + "\n")
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except OSError:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _validation_accuracy(run: Path) -> float:
-    return json.loads((run / "metrics.json").read_text())["validation_accuracy"]
+def _choose(runs: list[dict[str, Any]], which: str) -> dict[str, Any] | None:
+    if which != "best":
+        return runs[0] if which == "first" else None
+    return max(runs, key=lambda run: run["metrics"]["validation_accuracy"])
 
 
 def main() -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--experiment", required=True, help="a section of params.yaml")
-    publish(parser.parse_args().experiment)
+    try:
+        publish(parser.parse_args().experiment)
+    except (ParamsError, OSError, ValueError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

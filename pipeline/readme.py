@@ -1,30 +1,82 @@
-"""Writes the results table of README.md, so that nobody types a number there.
+"""Writes the results in README.md and results/README.md, so that nobody types a number there.
 
-``python -m pipeline.readme`` puts a table for each ``results/<experiment>/claims/claims.json``
-between the markers in README.md; with ``--check`` it changes nothing and exits with 1 if the table
-there is another.
+``python -m pipeline.readme`` puts the answer, in a sentence and a picture, and the scorecard
+between their markers in README.md, and writes results/README.md, a table for each
+``results/<experiment>/claims/claims.json``. With ``--check`` it changes nothing and exits with 1 if
+one of them is not what it would write.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main", "render_results", "replace_results"]
+from pipeline.answer import (
+    SYMBOLS,
+    Experiment,
+    clause,
+    load_experiments,
+    read_results,
+    sentence,
+    tested_on,
+)
+from pipeline.notation import show_bound, show_metric
+from pipeline.questions import QUESTIONS
 
-START, END = "<!-- results:start -->", "<!-- results:end -->"
+__all__ = ["main", "render_answer", "render_results", "render_scorecard", "replace"]
+
 ROOT = Path(__file__).resolve().parent.parent
 _HEADER = "| | Claim | Paper | Here | n | Verdict |\n|---|---|---|---|---|---|"
+_TITLE = """# Results
+
+Written by `python -m pipeline.readme` from the files here. Paper: what it claims and shows. Here:
+what was measured, its interval in brackets, and the rule of [claims.yaml](../claims.yaml) behind
+each number. n: trained networks or images behind it. An id leads to the folder with the executed
+notebook, its numbers (`metrics.json`) and their origin (`provenance.json`: command, commit,
+parameters, hardware, versions, time)."""
+
+
+def render_answer(root: Path) -> str:
+    """Markdown of one sentence with the verdicts, and the first experiment's reconstructions."""
+    experiments = load_experiments(root)
+    parts = [f"**{sentence(experiments)}**"]
+    for experiment in experiments:
+        picture = f"results/{experiment.name}/inversion/gallery.png"
+        if (root / picture).is_file():
+            alt = f"Test images, {experiment.title}, and what the inverses return for them"
+            parts.append(f"![{alt}]({picture})")
+            parts.append(
+                f"*Test images ({experiment.title}), and what the inverses of trained networks "
+                "return from their last representation.*"
+            )
+            break
+    return "\n\n".join(parts)
+
+
+def render_scorecard(root: Path) -> str:
+    """Markdown of a table: a claim in each row, a column for each experiment."""
+    experiments = load_experiments(root)
+    claims = {row["id"]: clause(row) for one in experiments for row in reversed(one.rows)}
+    if not claims:
+        return "No experiment has been run yet."
+    order = [row["id"] for row in max((one.rows for one in experiments), key=len)]
+    heads = ["", "Claim", *(f"{one.title}, `{one.name}`" for one in experiments)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for claim_id in sorted(claims, key=order.index):
+        badges = (_badge(root, one, claim_id) for one in experiments)
+        lines.append(f"| {' | '.join([claim_id, _cell(claims[claim_id]), *badges])} |")
+    return "\n".join([*lines, "", tested_on(experiments)])
 
 
 def render_results(root: Path) -> str:
-    """Markdown of all experiments' claims.
+    """Markdown of all experiments' claims, with links relative to ``results/``.
 
     Args:
         root: the repository. The ``source`` of a row lists files of results, relative to the
-            experiment's folder, each with a ``provenance.json`` beside it.
+            experiment's folder, each with a ``provenance.json`` beside it; a benchmark's file holds
+            its own.
 
     Returns:
         For each experiment a heading, a table with a row per claim, and a line for each machine
@@ -38,17 +90,18 @@ def render_results(root: Path) -> str:
     return "\n\n".join(parts) if parts else "No experiment has been run yet."
 
 
-def replace_results(readme: str, results: str) -> str:
-    """The text of README.md with ``results`` between the markers.
+def replace(readme: str, name: str, content: str) -> str:
+    """The text of README.md with ``content`` between the markers of ``name``.
 
     Raises:
         ValueError: if the markers are not there once each and in order.
     """
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not end or START in rest or END in before + after:
-        raise ValueError(f"README.md must hold {START} and then {END}, once each")
-    return f"{before}{start}\n{results}\n{end}{after}"
+    start_marker, end_marker = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, start, following = readme.partition(start_marker)
+    _, end, after = following.partition(end_marker)
+    if not end or start_marker in following or end_marker in before + after:
+        raise ValueError(f"README.md must hold {start_marker} and then {end_marker}, once each")
+    return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -56,42 +109,59 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.readme")
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args(arguments)
-    path = root / "README.md"
-    text = path.read_text(encoding="utf-8")
     try:
-        new_text = replace_results(text, render_results(root))
+        readme = (root / "README.md").read_text(encoding="utf-8")
+        readme = replace(readme, "answer", render_answer(root))
+        readme = replace(readme, "scorecard", render_scorecard(root))
+        texts = {"README.md": readme, "results/README.md": f"{_TITLE}\n\n{render_results(root)}\n"}
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    if new_text == text:
-        return 0
-    if options.check:
-        print(
-            "README.md does not show the results as they are; run: python -m pipeline.readme",
-            file=sys.stderr,
-        )
-        return 1
-    path.write_text(new_text, encoding="utf-8", newline="\n")
-    print("README.md: results table written")
+    for name, text in texts.items():
+        path = root / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if options.check:
+            print(
+                f"{name} does not show the results as they are; run: python -m pipeline.readme",
+                file=sys.stderr,
+            )
+            return 1
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(f"{name}: results written")
     return 0
 
 
+def _badge(root: Path, experiment: Experiment, claim_id: str) -> str:
+    """The verdict, with a link to the executed notebook that it rests on."""
+    verdict = experiment.verdict(claim_id)
+    if verdict == "not tested here":
+        return f"{SYMBOLS[verdict]} not tested"
+    question = next((name for name, one in QUESTIONS.items() if claim_id in one.claims), "claims")
+    notebook = f"results/{experiment.name}/{question}/{question}.ipynb"
+    text = f"{SYMBOLS.get(verdict, '')} {verdict}".strip()
+    return f"[{text}]({notebook})" if (root / notebook).is_file() else text
+
+
 def _render_experiment(root: Path, file: Path) -> str:
-    claims = _load(file)
-    results = file.parent.parent.relative_to(root).as_posix()
+    claims = read_results(file)
+    results = file.parent.parent
     lines: list[str] = []
     machines: dict[str, list[str]] = {}  # the claims measured on each
     try:
         for row in claims["rows"]:
-            folders = [Path(source).parent.as_posix() for source in row["source"]]
-            claim_id = f"[{row['id']}]({results}/{folders[0]})" if folders else row["id"]
-            for folder in folders:
-                machine = _machine(_load(root / results / folder / "provenance.json"))
-                machines.setdefault(machine, []).append(row["id"])
-            ours = row["ours"].replace("; ", "<br>")
+            sources = [Path(normpath(results / source)) for source in row["source"]]
+            claim_id = row["id"]
+            if sources:
+                folder = sources[0].parent.relative_to(results.parent)
+                claim_id = f"[{claim_id}]({folder.as_posix()})"
+            for source in sources:
+                machines.setdefault(_machine(_provenance(source)), []).append(row["id"])
+            ours = "<br>".join(map(_condition, row["conditions"])) or row.get("note", "")
             texts = (row["claim"], row["paper"], ours, row["n"], row["verdict"])
             lines.append(f"| {' | '.join([claim_id, *(_cell(text) for text in texts)])} |")
-        heading = f"### Experiment `{claims['experiment']}`"
+        heading = f"## Experiment `{claims['experiment']}`"
     except KeyError as error:
         raise ValueError(f"{file}, or a provenance.json of its rows, lacks {error}") from error
     if len(machines) == 1:
@@ -104,22 +174,26 @@ def _render_experiment(root: Path, file: Path) -> str:
     return "\n\n".join([heading, "\n".join([_HEADER, *lines]), measured]).rstrip()
 
 
+def _provenance(source: Path) -> dict[str, Any]:
+    """Of a result: beside it, or for a benchmark in the file itself."""
+    if source.parent.parent.name == "benchmarks":
+        return read_results(source)["provenance"]
+    return read_results(source.parent / "provenance.json")
+
+
 def _machine(provenance: dict[str, Any]) -> str:
     versions = provenance["versions"]
     hardware = provenance["gpu"] or provenance["processor"]
     return f"{hardware} (Python {versions['python']}, PyTorch {versions['torch']})"
 
 
+def _condition(condition: dict[str, Any]) -> str:
+    return f"{condition['what']}: {show_metric(condition)}; rule: {show_bound(condition)}"
+
+
 def _cell(value: object) -> str:
     """One cell of a Markdown table: on one line, its bars escaped."""
     return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 if __name__ == "__main__":

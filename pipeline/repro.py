@@ -1,114 +1,188 @@
-"""Runs the pipeline, stages side by side: ``python -m pipeline.repro [experiment]``.
+"""Runs an experiment's pipeline, stages side by side: ``python -m pipeline.repro [experiment]``.
 
 ``dvc repro`` runs one stage after the other. Stages that do not depend on each other can be run at
 the same time by several ``dvc repro``
 (https://dvc.org/doc/command-reference/repro#parallel-stage-execution): as many as the processor's
 cores serve with the threads that ``params.yaml`` allows each, and one at a time on a GPU.
 
-Without an experiment it runs those that ``params.yaml`` lists. With one, it lists that one for as
-long as it runs.
+Without an experiment it runs the default one. It changes no tracked file but results and lock.
 """
 
 import argparse
 import contextlib
+import fcntl
 import os
-import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from pipeline.params import ROOT, Params, ParamsError, load_params
-from pipeline.run import QUESTIONS
+import yaml
 
-__all__ = ["main", "repro", "selected"]
+from pipeline.params import ROOT, Experiment, ParamsError, load_params
+from pipeline.questions import QUESTIONS
+from pipeline.stages import pipeline_file, pipeline_text
+from pipeline.summary import begin
+
+__all__ = ["allow_without_git", "main", "repro"]
+
+# Written when the default experiment has run in this checkout.
+_RAN = ROOT / ".dvc" / "tmp" / "default-experiment-ran"
+
+# The first waves: images, rehearsals, training.
+_TRAINING = 3
+
+_NO_GIT = (
+    "# Written by pipeline.repro where there is no git repository\n[core]\n    no_scm = true\n"
+)
 
 
-def repro(jobs: int, force: bool = False) -> int:
-    """Runs what has changed of the experiments that ``params.yaml`` lists.
+def repro(experiment: str, jobs: int, force: bool = False, train_only: bool = False) -> int:
+    """Runs what has changed of an experiment.
 
     Args:
+        experiment: a section of ``params.yaml``.
         jobs: stages at a time.
         force: whether to run what has not changed, too.
+        train_only: whether to stop when the networks are trained.
 
     Returns:
         The exit status: 0, or that of a ``dvc repro`` that failed.
+
+    Raises:
+        ParamsError: if the experiment's pipeline is not what ``params.yaml`` says.
+        RuntimeError: if it is running already.
     """
+    params = load_params()
+    file = pipeline_file(experiment, params.default)
+    path = ROOT / file
+    if not path.is_file() or path.read_text(encoding="utf-8") != pipeline_text(experiment, params):
+        raise ParamsError(f"{file} is not what params.yaml says; run: python -m pipeline.stages")
     options = ["--force"] if force else []
-    # The last one runs what joins the others, and whatever they do not know of.
-    for targets in (*_waves(load_params()), []):
-        shares = [targets[start::jobs] for start in range(min(jobs, len(targets)) or 1)]
-        single = ["--single-item", *options] if targets else []
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *single, *share], cwd=ROOT
-            )
-            for share in shares
-        ]
-        # Negative for one that was killed: no maximum tells.
-        failures = [status for process in running if (status := process.wait()) != 0]
-        if failures:
-            return failures[0]
+    waves = [[f"{file.as_posix()}:{stage}" for stage in wave] for wave in _waves(path)]
+    # The last one runs whatever the others have not: with what it takes, nothing.
+    waves = waves[:_TRAINING] if train_only else [*waves, [file.as_posix()]]
+    with _alone(experiment):
+        for targets in waves:
+            last = targets == [file.as_posix()]
+            targets_per_job = [targets[start::jobs] for start in range(min(jobs, len(targets)))]
+            single = [] if last else ["--single-item", *options]
+            command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *single]
+            # Negative for one that was killed: no maximum tells.
+            if failures := [
+                status for status in _side_by_side(command, targets_per_job) if status != 0
+            ]:
+                return failures[0]
     return 0
 
 
-def _waves(params: Params) -> Iterator[list[str]]:
-    """Stages that can run side by side, in the order in which what they need is there."""
-    names = params.experiments
-    runs = [
-        f"train@{name}-{family}-{seed}"
-        for name in names
-        for seed in params.seeds
-        for family in params.families
-    ]
-    yield [f"data@{name}" for name in names] + runs
-    yield [f"weights@{name}" for name in names]
-    rest = ("data", "train", "claims", "trivial", "stability")
-    analyses = [
-        *(f"{question}@{name}" for name in names for question in QUESTIONS if question not in rest),
-        *(f"stability@{name}" for name in params.beyond.stability),
-    ]
-    yield analyses
+def _side_by_side(command: list[str], targets_per_job: Sequence[list[str]]) -> list[int]:
+    """Runs a command with each list of targets at the same time; returns the statuses.
+
+    Whatever ends this process ends them, too: none goes on in the background.
+    """
+    running = []
+    try:
+        # Groups of their own: what they start gets the signal, too.
+        for targets in targets_per_job:
+            running.append(subprocess.Popen([*command, *targets], cwd=ROOT, start_new_session=True))
+        return [process.wait() for process in running]
+    except BaseException as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        for process in running:
+            process.wait()
+        raise
 
 
 @contextlib.contextmanager
-def selected(experiment: str, path: Path = ROOT / "params.yaml") -> Iterator[None]:
-    """Has ``params.yaml`` list one experiment, with its seeds, and puts it back as it was.
-
-    Raises:
-        ParamsError: if the file has no such section.
-    """
-    before = path.read_text()
-    sections = load_params(path).sections
-    if experiment not in sections:
-        raise ParamsError(f"experiment must be one of {sorted(sections)}, got {experiment!r}")
-    section = sections[experiment]
-    lines = {
-        "experiments": [experiment],
-        "  trivial": [experiment] if section.trivial else [],
-        "  stability": [experiment] if section.stability else [],
-        "seeds": section.seeds,
-    }
-    changed = before
-    for key, value in lines.items():
-        listed = re.compile(rf"^{key}: \[.*\]$", flags=re.MULTILINE)
-        changed = listed.sub(f"{key}: {value}", changed, count=1)
-    try:
-        path.write_text(changed)
+def _alone(experiment: str) -> Iterator[None]:
+    """Keeps a second run of the same experiment from starting."""
+    path = ROOT / ".dvc" / "tmp" / f"repro-{experiment}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise RuntimeError(
+                f"the pipeline of {experiment} is running already (process {file.read()}): wait "
+                "for it, or stop it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
-    finally:
-        path.write_text(before)
 
 
-def _default_jobs(params: Params) -> int:
+def allow_without_git(root: Path = ROOT) -> None:
+    """Has DVC run in a copy of the files without git, such as a downloaded archive."""
+    config = root / ".dvc" / "config.local"
+    if any((folder / ".git").exists() for folder in (root, *root.parents)):
+        if config.is_file() and config.read_text(encoding="utf-8") == _NO_GIT:
+            config.unlink()
+    elif not config.exists():
+        config.write_text(_NO_GIT, encoding="utf-8")
+
+
+def _waves(file: Path) -> Iterator[list[str]]:
+    """Stages that can run side by side, each batch after its dependencies."""
+    stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+    analyses = [name for name in ("question", *QUESTIONS) if name in stages]
+    readers = [name for name in analyses if name in QUESTIONS and QUESTIONS[name].reads]
+    beside = [name for name in analyses if name not in readers]
+    for names in (["data"], ["rehearsal"], ["train"], ["weights"], beside, readers, ["claims"]):
+        yield [target for name in names for target in _targets(name, stages[name])]
+
+
+def _targets(name: str, stage: dict) -> list[str]:
+    matrix = stage.get("matrix")
+    if not matrix:
+        return [name]
+    names = [name + "@"]
+    for values in matrix.values():
+        names = [f"{start}{value}-" for start in names for value in values]
+    return [one.removesuffix("-") for one in names]
+
+
+def _default_jobs(threads: int) -> int:
     import torch  # only now: seconds that --help and errors need not cost
 
     if torch.cuda.is_available():
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(params.sections[name].threads for name in params.experiments)
     # More would wait for DVC's lock, and take a gigabyte of memory each.
     return max(1, min(4, (cores or 1) // threads))
+
+
+def _warn_of_bfloat16(experiment: str, section: Experiment) -> None:
+    """Says so before hours have passed if this processor is the wrong one for a recipe."""
+    recipes = [section.recipe(family) for family in section.models]
+    if not any(
+        recipe.get("precision") == "bfloat16" or recipe.get("optimizer") == "muon"
+        for recipe in recipes
+    ):
+        return
+    import torch
+
+    from irevnet.training.evaluation import lacks_bfloat16
+
+    if not torch.cuda.is_available() and lacks_bfloat16():
+        print(
+            f"The recipe of {experiment} computes in bfloat16, for which this processor has no "
+            "instructions (AVX-512): training takes many times as long as it could. What "
+            "is trained already is not trained again; for the rest another machine is better, or "
+            "an experiment of your own with `precision: float32` and `optimizer: sgd`.",
+            file=sys.stderr,
+        )
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,18 +190,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.repro", description="Runs the pipeline, stages side by side."
     )
-    parser.add_argument("experiment", nargs="?", help="a section of params.yaml; default: its list")
+    parser.add_argument(
+        "experiment", nargs="?", help="a section of params.yaml; default: `default`"
+    )
     parser.add_argument("--force", action="store_true", help="run what has not changed, too")
+    parser.add_argument(
+        "--first",
+        action="store_true",
+        help="as --force the first time in a checkout, so that results are this machine's",
+    )
+    parser.add_argument(
+        "--train",
+        action="store_true",
+        help="train what is not trained yet, at low priority, and no more; see pipeline.status",
+    )
     parser.add_argument("--jobs", type=int, help="stages at a time; default: what fits")
     chosen = parser.parse_args(arguments)
     if chosen.jobs is not None and chosen.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {chosen.jobs}")
     try:
-        choice = selected(chosen.experiment) if chosen.experiment else contextlib.nullcontext()
-        with choice:
-            return repro(chosen.jobs or _default_jobs(load_params()), chosen.force)
+        params = load_params()
+        experiment = chosen.experiment or params.default
+        section = params.section(experiment)
     except ParamsError as error:
         sys.exit(str(error))
+    default = experiment == params.default
+    force = chosen.force or (chosen.first and default and not _RAN.exists())
+    allow_without_git()
+    begin()
+    _warn_of_bfloat16(experiment, section)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    if chosen.train:
+        os.nice(19)
+    try:
+        jobs = chosen.jobs or _default_jobs(section.threads)
+        status = repro(experiment, jobs, force, train_only=chosen.train)
+    except (ParamsError, RuntimeError) as error:
+        sys.exit(str(error))
+    if status == 0 and default and not chosen.train:
+        _RAN.parent.mkdir(parents=True, exist_ok=True)
+        _RAN.touch()
+    return status
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 ``python -m pipeline.run inversion --experiment digits`` passes the section ``inversion`` of that
 experiment to ``notebooks/inversion.ipynb`` and leaves in ``results/digits/inversion/`` what the
 notebook wrote, the executed notebook and ``provenance.json``. Two runs on the same machine give
-the same bytes but for ``provenance.json``, where everything stands that differs.
+the same bytes but for ``provenance.json``, which records everything that differs; where all other
+files are as committed, that one stays as committed, too.
 """
 
 import argparse
-import json
 import os
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -19,27 +20,15 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from pipeline.claims import bound
+from pipeline.files import read_json
 from pipeline.params import ROOT, ParamsError, load_params
-from pipeline.provenance import describe_source, write_provenance
+from pipeline.provenance import FILE, describe_source, keep_committed, write_provenance
+from pipeline.questions import QUESTIONS
 
-__all__ = ["QUESTIONS", "make_deterministic", "notebook_parameters", "run"]
+__all__ = ["NOTEBOOKS", "execute", "make_deterministic", "notebook_parameters", "run"]
 
-QUESTIONS = (
-    "data",
-    "train",
-    "inversion",
-    "accuracy",
-    "jacobian",
-    "interpolation",
-    "separation",
-    "dimensionality",
-    "memory",
-    "precision",
-    "metamers",
-    "trivial",
-    "stability",
-    "claims",
-)
+NOTEBOOKS = ("data", "train", *QUESTIONS, "claims")
 
 
 def notebook_parameters(
@@ -51,34 +40,49 @@ def notebook_parameters(
         question: name of the notebook.
         experiment: a section of ``params.yaml``.
         family: of networks, for ``train`` alone.
-        seed: of the run, for ``train`` alone.
+        seed: of the run, for ``train`` alone; the experiment's first by default.
 
     Raises:
         ParamsError: if ``params.yaml`` is not valid or has no such section.
     """
-    sections = load_params().sections
-    if experiment not in sections:
-        raise ParamsError(f"--experiment must be one of {sorted(sections)}, got {experiment!r}")
-    section = sections[experiment]
+    section = load_params().section(experiment)
+    given: dict[str, Any] = {"experiment": experiment}
     if question == "train":
-        return {
-            "experiment": experiment,
-            "family": family,
-            "seed": seed,
-            "training": section.training.model_dump(exclude_unset=True),
-        }
+        if family not in section.models:
+            raise ParamsError(f"--family must be one of {', '.join(section.models)}, got {family}")
+        seed = section.seeds[0] if seed is None else seed
+        if seed not in section.seeds:
+            raise ParamsError(f"--seed must be one of {section.seeds}, got {seed}")
+        return given | {"family": family, "seed": seed, "training": section.recipe(family)}
     if question in ("data", "claims"):
-        return {"experiment": experiment}
+        return given
     own = getattr(section, question)
     if own is None:
         raise ParamsError(f"params.yaml has no section {experiment}.{question}")
-    return {"experiment": experiment, **own.model_dump()}
+    bounds = {name: bound(experiment, which) for name, which in QUESTIONS[question].bounds.items()}
+    return given | own.model_dump() | bounds
 
 
 def notebook_environment(experiment: str) -> dict[str, str]:
-    """Environment variables on which the bytes of a result depend: hash order and threads."""
-    threads = str(load_params().sections[experiment].threads)
-    return {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    """Environment variables on which a result depends: hash order, threads and folders.
+
+    Where the home directory cannot be written, matplotlib would say so with a random path; and
+    a relative ``IREVNET_DATA`` would be looked up in ``notebooks/``.
+    """
+    threads = str(load_params().section(experiment).threads)
+    variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    cache = os.environ.get("MPLCONFIGDIR") or str(ROOT / "scratch" / "matplotlib")
+    variables["MPLCONFIGDIR"] = cache
+    if data := os.environ.get("IREVNET_DATA"):
+        variables["IREVNET_DATA"] = str(Path(data).absolute())
+    return variables
+
+
+def prepare_fonts(cache: Path) -> None:
+    """Has matplotlib list the fonts, of which it would give notice in the first notebook."""
+    if not any(cache.glob("fontlist-*.json")):
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
 
 
 def run(question: str, parameters: dict[str, Any], output: Path) -> None:
@@ -94,8 +98,40 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
         PapermillExecutionError: if a cell fails; the notebook as far as it came is in
             ``scratch/``.
     """
+    origin = describe_source(parameters.get("experiment"))
+    started, clock = datetime.now(UTC), time.monotonic()
+    notebook = execute(question, parameters, output)
+    make_deterministic(notebook)
+    nbformat.write(notebook, output / f"{question}.ipynb")
+    write_provenance(
+        output / FILE,
+        _with_output(parameters, output),
+        origin,
+        started,
+        time.monotonic() - clock,
+        _timing(output),
+    )
+    keep_committed(output, ROOT)
+
+
+def execute(question: str, parameters: dict[str, Any], output: Path) -> nbformat.NotebookNode:
+    """Executes ``notebooks/<question>.ipynb``, which writes its results into ``output``.
+
+    Args:
+        question: name of the notebook.
+        parameters: values of its cell tagged ``parameters``; ``output`` is added.
+        output: a folder inside the repository, made if it is not there.
+
+    Returns:
+        The executed notebook.
+
+    Raises:
+        ParamsError: if the notebook does not declare one of the parameters.
+        PapermillExecutionError: if a cell fails; the notebook as far as it came is in
+            ``scratch/``.
+    """
     source = ROOT / "notebooks" / f"{question}.ipynb"
-    parameters = parameters | {"output": output.relative_to(ROOT).as_posix()}
+    parameters = _with_output(parameters, output)
     declared = papermill.inspect_notebook(source)
     unknown = sorted(set(parameters) - set(declared))
     if unknown:
@@ -103,10 +139,9 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
             f"{source.name} has no parameter {', '.join(unknown)}; it declares {sorted(declared)}"
         )
     output.mkdir(parents=True, exist_ok=True)
-    unfinished = ROOT / "scratch" / f"unfinished-{question}-{os.getpid()}.ipynb"
+    # One file for each output: the next run replaces what a killed one has left.
+    unfinished = ROOT / "scratch" / f"unfinished-{parameters['output'].replace('/', '-')}.ipynb"
     unfinished.parent.mkdir(exist_ok=True)
-    origin = describe_source(parameters.get("experiment"))
-    started, clock = datetime.now(UTC), time.monotonic()
     notebook = papermill.execute_notebook(
         source,
         unfinished,
@@ -117,17 +152,12 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )
-    make_deterministic(notebook)
-    nbformat.write(notebook, output / f"{question}.ipynb")
-    unfinished.unlink()
-    write_provenance(
-        output / "provenance.json",
-        parameters,
-        origin,
-        started,
-        time.monotonic() - clock,
-        _timing(output),
-    )
+    unfinished.unlink(missing_ok=True)
+    return notebook
+
+
+def _with_output(parameters: dict[str, Any], output: Path) -> dict[str, Any]:
+    return parameters | {"output": output.relative_to(ROOT).as_posix()}
 
 
 def _timing(output: Path) -> dict[str, float]:
@@ -135,7 +165,7 @@ def _timing(output: Path) -> dict[str, float]:
     path = output / "timing.json"
     if not path.is_file():
         return {}
-    timing = json.loads(path.read_text())
+    timing = read_json(path)
     path.unlink()
     return timing
 
@@ -167,7 +197,7 @@ def make_deterministic(notebook: nbformat.NotebookNode) -> None:
 def main() -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("question", choices=NOTEBOOKS)
     parser.add_argument("--experiment", required=True, help="a section of params.yaml")
     parser.add_argument("--family", help="family of networks, for train")
     parser.add_argument("--seed", type=int, help="seed of the run, for train")
@@ -183,6 +213,7 @@ def main() -> None:
             arguments.question, arguments.experiment, arguments.family, arguments.seed
         )
         os.environ |= notebook_environment(arguments.experiment)
+        prepare_fonts(Path(os.environ["MPLCONFIGDIR"]))
         run(arguments.question, parameters, folder)
     except (ParamsError, PapermillExecutionError) as error:
         sys.exit(str(error))

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from pipeline.figures import image_grid, mosaic
+from benchmarks.figures import STYLES as benchmark_styles
+from pipeline.figures import family_style, image_grid, mosaic
 
 
 def test_a_grid_writes_notes_below_images():
@@ -32,3 +35,16 @@ def test_a_mosaic_of_grey_images_is_grey():
     picture = mosaic(torch.rand(1, 2, 1, 8, 8), cell=8)
     assert picture.shape == (8, 16, 3)
     assert (picture == picture[..., :1]).all()
+
+
+def test_a_family_without_a_style_is_grey_and_called_by_its_name():
+    style = family_style("smoothing_02")
+    assert (style["color"], style["marker"], style["label"]) == ("#56565A", ".", "smoothing 02")
+    assert family_style("irevnet")["label"] == "i-RevNet, injective"
+
+
+def test_ways_of_training_have_one_colour_each():
+    notebook = (Path(__file__).parent.parent / "notebooks/memory.ipynb").read_text()
+    for way in ("stored", "reversible"):
+        colour, marker, _ = benchmark_styles[way]
+        assert f'\\"{way}\\": (\\"{colour}\\", \\"{marker}\\"' in notebook

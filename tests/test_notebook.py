@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from irevnet.checkpoint import save_weights
-from pipeline import notebook
+from irevnet import runs
+from irevnet.weights import save_weights
 from pipeline.figures import mosaic
-from pipeline.notebook import Results, load_experiment_data, new_model, trained_models
+from pipeline.notebook import (
+    Results,
+    checkpoint_path,
+    load_experiment_data,
+    new_model,
+    trained_models,
+)
 
 
 def test_a_walk_is_a_picture_and_what_it_shows(tmp_path):
@@ -22,6 +28,11 @@ def test_a_walk_is_a_picture_and_what_it_shows(tmp_path):
     assert (walk["lines"], walk["heads"]) == (["a", "b"], ["x", "y", "z"])
     assert (walk["label"], walk["ends"], walk["steps"]) == ("time", [1, 3], 5)
     assert walk["notes"][4] == ["110", "111", "112", "113", "114"]
+    assert "values" not in walk
+    values = [1, 2, 4, 8, 16]
+    results.save_walk("w", images, ["a", "b"], ["x", "y", "z"], notes, label="k", values=values)
+    walk = json.loads((tmp_path / "w.json").read_text())
+    assert (walk["values"], walk["ends"]) == (values, [1, 16])
 
 
 def test_a_walk_that_does_not_fit_its_names_is_refused(tmp_path):
@@ -33,26 +44,65 @@ def test_a_walk_that_does_not_fit_its_names_is_refused(tmp_path):
         results.save_walk("walk", images[..., :4], ["a"], ["x", "y"], [[note] * 2], label="time")
     with pytest.raises(ValueError, match=r"notes must be 2 times 3, got \[3, 2\]"):
         results.save_walk("walk", images, ["a"], ["x", "y"], [[note, note[:2]]], label="time")
+    with pytest.raises(ValueError, match="values must be 3, one for each step, got 2"):
+        results.save_walk(
+            "walk", images, ["a"], ["x", "y"], [[note] * 2], label="time", values=[1, 2]
+        )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_networks_of_several_runs_or_the_published_one_where_they_are_missing(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(notebook, "ROOT", tmp_path)
-    first = [new_model("digits", "resnet", seed) for seed in (0, 1)]
-    for seed, model in enumerate(first):
-        folder = tmp_path / "results" / "digits" / "train" / f"resnet-{seed}"
-        save_weights(model, folder / "weights.safetensors", {})
-    found = trained_models("digits", "resnet", 2)
-    assert len(found) == 2
-    for model, expected in zip(found, first, strict=True):
+DESCRIPTION = {"model": "resnet_digits", "overrides": {}}
+
+
+@pytest.fixture
+def two_runs(tmp_path, monkeypatch):
+    """The weights of two of three training runs, the first of them published."""
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "irevnet" / "runs.py"))
+    models = [new_model("digits", "resnet", seed) for seed in (0, 1)]
+    results = tmp_path / "results" / "digits"
+    save_weights(models[0], results / "weights" / "resnet.safetensors", DESCRIPTION)
+    save_weights(models[1], results / "train" / "resnet-1" / "weights.safetensors", DESCRIPTION)
+    listed = [
+        {"family": "resnet", "model": "resnet_digits", "seed": seed, "published": seed == 0}
+        for seed in range(3)
+    ]
+    (results / "weights" / "runs.json").write_text(json.dumps(listed))
+    return models
+
+
+def test_networks_of_several_runs(two_runs):
+    models = trained_models("digits", "resnet", 2)
+    assert len(models) == 2
+    for model, expected in zip(models, two_runs, strict=True):
         assert not model.training
         weight = model.classifier.linear.weight.cpu()
         assert torch.equal(weight, expected.classifier.linear.weight)
-    (published,) = trained_models("digits", "resnet", 3)  # of seed 2 there are no weights
-    expected = notebook.trained_model("digits", "resnet")
-    assert torch.equal(published.classifier.linear.weight, expected.classifier.linear.weight)
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_weights_that_are_missing_are_named_and_not_made_up_for(two_runs, count):
+    message = (
+        r"the weights of resnet with seed 2 of 'digits' are missing: there is no .*"
+        r"results/digits/train/resnet-2/weights\.safetensors"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        trained_models("digits", "resnet", count)
+    assert caught.value.__notes__ == ["To train it: python -m pipeline.repro digits"]
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_more_networks_than_there_are_seeds_are_refused(count):
+    with pytest.raises(ValueError, match=rf"count must be from 1 to 5, .*, got {count}"):
+        trained_models("digits", "resnet", count)
+
+
+def test_a_run_by_hand_has_a_checkpoint_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("IREVNET_CHECKPOINTS", str(tmp_path))
+    pipeline = checkpoint_path("digits", "resnet", 0, "results/digits/train/resnet-0")
+    assert pipeline == tmp_path / "digits" / "resnet-0.safetensors"
+    by_hand = [checkpoint_path("digits", "resnet", 0, name) for name in ("scratch/a", "scratch/b")]
+    assert len({pipeline, *by_hand}) == 3
+    assert all(path.is_relative_to(tmp_path / "by-hand") for path in by_hand)
 
 
 def test_images_that_cannot_be_downloaded_are_named_with_what_needs_no_download(
@@ -67,3 +117,9 @@ def test_images_that_cannot_be_downloaded_are_named_with_what_needs_no_download(
         load_experiment_data("cifar10_cpu")
     assert 'experiment = "digits" needs no download' in "".join(caught.value.__notes__)
     assert len(load_experiment_data("digits").test) == 540
+
+
+def test_saving_as_the_last_line_of_a_cell_shows_no_path(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.notebook.ROOT", tmp_path)
+    assert Results("results").save_json("numbers.json", {"n": 1}) is None
+    assert json.loads((tmp_path / "results" / "numbers.json").read_text()) == {"n": 1}

@@ -4,32 +4,46 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.readme import END, START, main, render_results, replace_results
+from pipeline.readme import main, render_answer, render_results, render_scorecard, replace
 
 ROOT = Path(__file__).parent.parent
+CONDITION = {
+    "what": "error, injective",
+    "metric": "inversion.irevnet.relative_error",
+    "bound": "at most 5e-06",
+    "measured": "1.5e-06 [1e-06, 2e-06]",
+    "value": 1.5e-6,
+    "low": 1e-6,
+    "high": 2e-6,
+}
 ROW = {
     "id": "C1",
-    "claim": "The input is recovered",
+    "claim": "The input is recovered: always.",
     "paper": "about 5e-6",
-    "ours": "injective: 1.5e-6; bijective: 1e-7 [1e-8, 2e-7]",
     "n": 540,
-    "rule": "below 1e-5",
-    "verdict": "reproduced",
+    "verdict": "consistent",
     "source": ["inversion/metrics.json"],
+    "conditions": [CONDITION],
 }
+UNTESTED = ROW | {"n": None, "verdict": "not tested here", "source": [], "conditions": []}
+MARKERS = "".join(
+    f"<!-- {name}:start -->\nold\n<!-- {name}:end -->\n" for name in ("answer", "scorecard")
+)
+START, END = "<!-- answer:start -->", "<!-- answer:end -->"
 PROVENANCE = {
     "processor": "2 x A Processor",
     "gpu": None,
     "versions": {"python": "3.11.0", "torch": "2.15.0"},
 }
-TABLE = """### Experiment `toy`
+TABLE = r"""## Experiment `toy`
 
 | | Claim | Paper | Here | n | Verdict |
 |---|---|---|---|---|---|
-| [C1](results/toy/inversion) | The input is recovered | about 5e-6 | injective: 1.5e-6<br>\
-bijective: 1e-7 [1e-8, 2e-7] | 540 | reproduced |
+| [C1](toy/inversion) | The input is recovered: always. | about 5e-6 | error, injective: \
+$1.50\ (1.00 \text{ to } 2.00) \times 10^{-6}$; rule: at most $5 \times 10^{-6}$ | 540 | \
+consistent |
 
-Measured on 2 x A Processor (Python 3.11.0, PyTorch 2.15.0)."""
+Measured on 2 x A Processor (Python 3.11.0, PyTorch 2.15.0).""".replace("\\\n", "")
 
 
 @pytest.fixture
@@ -45,7 +59,7 @@ def write(tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "provenance.json").write_text(json.dumps(provenance or PROVENANCE))
 
-    (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{MARKERS}after\n")
     return write
 
 
@@ -58,7 +72,7 @@ def test_experiments_stand_one_below_the_other(tmp_path, write):
     write([ROW])
     write([ROW], experiment="another")
     headings = [line for line in render_results(tmp_path).splitlines() if line.startswith("#")]
-    assert headings == ["### Experiment `another`", "### Experiment `toy`"]
+    assert headings == ["## Experiment `another`", "## Experiment `toy`"]
 
 
 def test_two_machines_are_told_apart(tmp_path, write):
@@ -73,9 +87,9 @@ def test_two_machines_are_told_apart(tmp_path, write):
 
 
 def test_what_was_not_tested_stands_in_the_table_like_the_others(tmp_path, write):
-    write([ROW | {"ours": "", "n": None, "verdict": "not tested here", "source": []}])
+    write([UNTESTED | {"note": "It waits."}])
     text = render_results(tmp_path)
-    assert "| C1 | The input is recovered | about 5e-6 |  |  | not tested here |" in text
+    assert "| about 5e-6 | It waits. |  | not tested here |" in text
     assert "easured" not in text
 
 
@@ -88,22 +102,73 @@ def test_without_results_it_says_so(tmp_path):
     assert render_results(tmp_path) == "No experiment has been run yet."
 
 
+def train(root, experiment, epochs=8, seconds=3600.0):
+    folder = root / f"results/{experiment}/train/irevnet-0"
+    folder.mkdir(parents=True)
+    provenance = PROVENANCE | {
+        "parameters": {"training": {"epochs": epochs}},
+        "seconds": 1.0,
+        "timing": {"training": seconds},
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    (folder / "metrics.json").write_text(json.dumps({"test_images": 1000}))
+
+
+def test_the_answer_is_one_sentence_with_the_longest_training_first(tmp_path, write):
+    ours = ROW | {"id": "C1b", "claim": "Not in the paper: another."}
+    write([ROW, ours, UNTESTED | {"id": "C3"}], experiment="toy")
+    write([ROW | {"verdict": "inconclusive"}], experiment="small")
+    write([UNTESTED], experiment="unfinished")
+    (tmp_path / "params.yaml").write_text("toy: {data: {name: cifar10}}\n")
+    train(tmp_path, "toy", seconds=7200)
+    assert render_answer(tmp_path) == (
+        "**Of the paper's 2 claims, on CIFAR-10 (1 network of 8 epochs, 2.0 hours of training) 1 "
+        "is consistent with our measurements and 1 not tested here; on small 1 inconclusive.**"
+    )
+    (tmp_path / "results/toy/inversion/gallery.png").touch()
+    assert "](results/toy/inversion/gallery.png)" in render_answer(tmp_path)
+
+
+def test_the_scorecard_has_a_badge_for_each_experiment(tmp_path, write):
+    write([ROW, UNTESTED | {"id": "C3"}])
+    write([ROW | {"verdict": "inconsistent"}], experiment="other")
+    train(tmp_path, "other")
+    (tmp_path / "results/toy/inversion/inversion.ipynb").touch()
+    assert render_scorecard(tmp_path).splitlines() == [
+        "|  | Claim | other, `other` | toy, `toy` |",
+        "|---|---|---|---|",
+        "| C1 | The input is recovered | \N{MULTIPLICATION X} inconsistent | "
+        "[\N{CHECK MARK} consistent](results/toy/inversion/inversion.ipynb) |",
+        "| C3 | The input is recovered | \N{EN DASH} not tested | \N{EN DASH} not tested |",
+        "",
+        "other (`other`): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, on "
+        "2 x A Processor. toy (`toy`). Nothing was tested on the thousand classes of ILSVRC-2012, "
+        "where the paper's evidence comes from.",
+    ]
+
+
 def test_main_writes_between_the_markers_once(tmp_path, write, capsys):
     write([ROW])
     assert main(["--check"], tmp_path) == 1
     assert "python -m pipeline.readme" in capsys.readouterr().err
     assert main([], tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text == f"before\n{START}\n{TABLE}\n{END}\nafter\n"
+    assert text.startswith(f"before\n{START}\n**Of the paper's 1 claims, on toy 1 is consistent")
+    assert text.endswith("<!-- scorecard:end -->\nafter\n")
+    assert "old" not in text
+    assert TABLE in (tmp_path / "results/README.md").read_text()
     assert main(["--check"], tmp_path) == 0
     assert main([], tmp_path) == 0
     assert (tmp_path / "README.md").read_text() == text
+    (tmp_path / "results/README.md").write_text("another")
+    assert main(["--check"], tmp_path) == 1
+    assert "results/README.md does not show" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", START, END, f"{END} {START}", f"{START} {START} {END}"])
 def test_missing_markers_are_named(text):
     with pytest.raises(ValueError, match="must hold"):
-        replace_results(text, "table")
+        replace(text, "answer", "table")
 
 
 def test_damaged_results_are_named(tmp_path, write, capsys):
@@ -121,7 +186,7 @@ def test_damaged_results_are_named(tmp_path, write, capsys):
 
 
 def test_the_code_in_the_readme_runs(monkeypatch):
-    if not (ROOT / "results/digits/weights/irevnet_digits.safetensors").exists():
+    if not (ROOT / "results/digits/weights/irevnet.safetensors").exists():
         pytest.skip("the pipeline has not made the weights that the README's example loads")
     monkeypatch.chdir(ROOT)
     result = doctest.testfile(str(ROOT / "README.md"), module_relative=False)

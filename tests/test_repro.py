@@ -1,38 +1,33 @@
 """Which stages run side by side, and how another experiment is chosen."""
 
+import os
+import signal
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from pipeline import repro as module
-from pipeline.params import ROOT, ParamsError, load_params
-from pipeline.repro import main, selected
-
-
-@pytest.fixture
-def params(tmp_path, monkeypatch):
-    """A copy of ``params.yaml`` that the module works on."""
-    path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.setattr(module, "load_params", lambda given=path: load_params(given))
-    return path
+from pipeline.params import ROOT, load_params
+from pipeline.repro import main
 
 
 @pytest.fixture
 def started(monkeypatch):
     """Commands instead of processes; each notes which ones were running when it began."""
-    found = []
+    waves = []
 
     class Process:
         status = 0
 
-        def __init__(self, command, cwd):
+        def __init__(self, command, cwd, start_new_session):
             assert cwd == ROOT
+            assert start_new_session
             assert "--wait-for-lock" in command
             self.targets = command[command.index("repro") + 1 :]
             self.over = False
-            found.append((self.targets, [p.targets for p in running if not p.over]))
+            waves.append((self.targets, [p.targets for p in running if not p.over]))
             running.append(self)
 
         def wait(self):
@@ -41,100 +36,176 @@ def started(monkeypatch):
 
     running = []
     monkeypatch.setattr(subprocess, "Popen", Process)
-    return found, Process
+    return waves, Process
 
 
-def stages():
-    return set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+def targets_of(waves):
+    return [t.split(":")[1] for command, _ in waves for t in command if ":" in t]
 
 
-def test_every_stage_that_has_no_other_to_wait_for_runs_beside_others(params, started):
-    found, _ = started
-    assert module.repro(jobs=2) == 0
-    targets = [target for command, _ in found for target in command if "@" in target]
+def test_every_stage_runs_once_and_then_whatever_is_left(started):
+    waves, _ = started
+    assert module.repro("digits", jobs=2) == 0
+    targets = targets_of(waves)
     assert len(targets) == len(set(targets))
-    assert {target.split("@")[0] for target in targets} == stages() - {"claims", "trivial"}
-    assert sum(target.startswith("train@digits-") for target in targets) == 20
-    assert [len(others) for _, others in found] == [0, 1, 0, 0, 1, 0]
-    assert found[-1][0] == []  # all that is left
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert {target.split("@")[0] for target in targets} == set(stages)
+    assert sum(target.startswith("train@") for target in targets) == 20
+    assert max(len(others) for _, others in waves) == 1
+    assert waves[-1][0] == ["dvc.yaml"]
 
 
-def test_nothing_waits_for_a_stage_that_runs_beside_it(params, started):
-    found, _ = started
-    module.repro(jobs=3)
-    order = {target: n for n, (command, _) in enumerate(found) for target in command}
+def test_nothing_waits_for_a_stage_that_runs_beside_it(started):
+    waves, _ = started
+    module.repro("digits", jobs=3)
+    order = {t.split(":")[1]: n for n, (c, _) in enumerate(waves) for t in c if ":" in t}
     beside = [
-        {target.split("@")[0] for running in [command, *others] for target in running}
-        for command, others in found
+        {name.split("@")[0] for name in targets_of([(command, []), *((one, []) for one in others)])}
+        for command, others in waves
     ]
-    assert order["train@digits-resnet-4"] < order["weights@digits"] < order["inversion@digits"]
-    assert not any({"weights@digits", "train"} <= names for names in beside)
+    assert order["rehearsal@resnet"] < order["train@resnet-4"] < order["weights"]
+    assert order["weights"] < order["question@separation"] < order["trivial"] < order["claims"]
+    for first, second in (("rehearsal", "train"), ("train", "weights"), ("question", "trivial")):
+        assert not any({first, second} <= names for names in beside)
 
 
 @pytest.mark.parametrize("status", [3, -9])
-def test_a_failure_ends_the_run_with_its_status(params, started, status):
-    found, process = started
+def test_a_failure_ends_the_run_with_its_status(started, status):
+    waves, process = started
     process.status = status
-    assert module.repro(jobs=2) == status
-    assert not any("weights@digits" in command for command, _ in found)
+    assert module.repro("digits", jobs=2) == status
+    assert "weights" not in targets_of(waves)
 
 
-def test_force_is_passed_on(params, started):
-    found, _ = started
-    module.repro(jobs=1, force=True)
-    assert all("--force" in command for command, _ in found[:-1])
+def test_force_is_passed_on(started):
+    waves, _ = started
+    module.repro("digits", jobs=1, force=True)
+    assert all("--force" in command for command, _ in waves[:-1])
 
 
-def test_an_experiment_is_listed_for_as_long_as_it_runs(params):
-    before = params.read_text()
-    with selected("cifar10_cpu", params):
-        inside = load_params(params)
-        assert inside.experiments == ["cifar10_cpu"]
-        assert inside.seeds == inside.sections["cifar10_cpu"].seeds == [0, 1, 2]
-        assert inside.beyond.trivial == ["cifar10_cpu"]
-        assert inside.beyond.stability == ["cifar10_cpu"]
-        assert "# An experiment is a section" in params.read_text()
-    assert params.read_text() == before
+def test_another_experiment_has_a_pipeline_of_its_own_and_no_tracked_file_changes(started):
+    before = {name: (ROOT / name).read_bytes() for name in ("params.yaml", "dvc.yaml")}
+    waves, _ = started
+    module.repro("cifar10", jobs=1)
+    assert {t.split(":")[0] for command, _ in waves for t in command if not t.startswith("-")} == {
+        "results/cifar10/dvc.yaml"
+    }
+    assert {name: (ROOT / name).read_bytes() for name in before} == before
 
 
-def test_a_section_that_an_experiment_does_not_have_is_not_listed(params):
-    text = params.read_text()
-    start = text.index("  trivial:\n", text.index("\ncifar10_cpu:\n"))
-    params.write_text(text[:start] + text[text.index("  stability:\n", start) :])
-    with selected("cifar10_cpu", params):
-        inside = load_params(params)
-        assert inside.beyond.trivial == []
-        assert inside.beyond.stability == ["cifar10_cpu"]
-
-
-def test_the_list_is_put_back_after_an_error(params):
-    before = params.read_text()
-    with pytest.raises(RuntimeError), selected("cifar10", params):
-        raise RuntimeError
-    assert params.read_text() == before
-
-
-def test_an_unknown_experiment_is_named(params):
-    with (
-        pytest.raises(ParamsError, match=r"must be one of \['cifar10'.*got 'mnist'"),
-        selected("mnist", params),
+def test_a_pipeline_that_is_not_what_params_yaml_says_is_not_run(started, monkeypatch):
+    waves, _ = started
+    params = load_params()
+    params.section("digits").seeds.append(5)
+    monkeypatch.setattr(module, "load_params", lambda: params)
+    with pytest.raises(
+        SystemExit, match=r"dvc\.yaml is not what .*run: python -m pipeline\.stages"
     ):
-        pass
+        main(["--jobs", "1"])
+    assert waves == []
+
+
+def test_a_second_run_of_an_experiment_does_not_start(started, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_RAN", tmp_path / "ran")
+    with module._alone("digits"):
+        message = rf"digits is running already \(process {os.getpid()}\)"
+        with pytest.raises(SystemExit, match=message):
+            main(["--jobs", "1"])
+    assert main(["--jobs", "1"]) == 0
+
+
+PROGRAM = """
+import signal, sys
+from pipeline import repro
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, repro._stop)
+# A shell that starts the tests in the background has SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# In one write: two children that print at the same time mix their lines.
+child = "import os, time; os.write(1, f'{os.getpid()}{os.linesep}'.encode()); time.sleep(600)"
+repro._side_by_side([sys.executable, "-c", child], [["a"], ["b"]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_what_ends_the_run_ends_what_it_started(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        try:
+            children = [int(process.stdout.readline()) for _ in range(2)]
+            process.send_signal(number)
+            assert process.wait(timeout=60) != 0
+        finally:
+            process.kill()
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_an_unknown_experiment_is_named():
+    with pytest.raises(SystemExit, match=r"must be one of .*digits.*got 'mnist'"):
+        main(["mnist"])
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_the_first_run_in_a_checkout_computes_everything(started, monkeypatch, tmp_path, ran):
+    waves, _ = started
+    monkeypatch.setattr(module, "_RAN", tmp_path / "folder" / "ran")
+    if ran:
+        main(["--jobs", "1"])
+        waves.clear()
+    main(["--jobs", "1", "--first"])
+    assert any("--force" in command for command, _ in waves) is not ran
+    assert (tmp_path / "folder" / "ran").exists()
 
 
 @pytest.mark.parametrize(("cores", "jobs"), [(1, 1), (2, 2), (3, 3), (64, 4)])
 def test_as_many_at_a_time_as_there_are_cores_but_not_more_than_four(monkeypatch, cores, jobs):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    assert module._default_jobs(load_params()) == jobs
+    assert module._default_jobs(load_params().section("digits").threads) == jobs
 
 
 def test_a_gpu_takes_one_at_a_time(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert module._default_jobs(load_params()) == 1
+    assert module._default_jobs(1) == 1
 
 
 def test_no_jobs_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--jobs", "0"])
     assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_training_alone_stops_when_the_networks_are_trained(started, monkeypatch):
+    niceness = []
+    monkeypatch.setattr("os.nice", niceness.append)
+    waves, _ = started
+    main(["--jobs", "1", "--train"])
+    assert {target.split("@")[0] for target in targets_of(waves)} == {"data", "rehearsal", "train"}
+    assert niceness == [19]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "capability", "gpu", "warned"),
+    [
+        ("cifar10", "AVX2", False, True),
+        ("cifar10", "AVX512", False, False),
+        ("cifar10", "AVX2", True, False),
+        ("digits", "AVX2", False, False),
+    ],
+)
+def test_a_processor_that_would_train_for_days_is_named(
+    started, monkeypatch, capsys, experiment, capability, gpu, warned
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(os, "nice", lambda _: None)
+    assert main([experiment, "--train", "--jobs", "1"]) == 0
+    assert ("recipe of cifar10 computes in bfloat16" in capsys.readouterr().err) == warned

@@ -6,10 +6,11 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from pipeline import params
 from pipeline import run as runner
+from pipeline.claims import bound
 from pipeline.params import ROOT, ParamsError, load_params
-from pipeline.run import QUESTIONS, make_deterministic, notebook_parameters
+from pipeline.questions import QUESTIONS
+from pipeline.run import NOTEBOOKS, make_deterministic, notebook_parameters
 
 
 def declared(question):
@@ -22,14 +23,15 @@ def defaults(question):
 
 
 @pytest.mark.parametrize("experiment", ["digits", "cifar10_cpu"])
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", NOTEBOOKS)
 def test_a_notebook_declares_what_it_is_given(question, experiment):
     family, seed = ("irevnet_bijective", 0) if question == "train" else (None, None)
     given = notebook_parameters(question, experiment, family, seed)
-    assert set(given) | {"output"} == set(declared(question))
+    by_hand = {"output", "images"} if question == "train" else {"output"}
+    assert set(given) | by_hand == set(declared(question))
 
 
-@pytest.mark.parametrize("question", sorted(set(QUESTIONS) - {"train"}))
+@pytest.mark.parametrize("question", sorted(set(NOTEBOOKS) - {"train"}))
 def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(question):
     own = defaults(question)
     assert own.pop("experiment") == "cifar10_cpu"
@@ -37,7 +39,10 @@ def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(
     if question in ("data", "claims"):
         assert own == {}
     else:
-        getattr(params, question.capitalize()).model_validate(own)
+        bounds = {name: own.pop(name) for name in QUESTIONS[question].bounds}
+        QUESTIONS[question].schema.model_validate(own)
+        for name, which in QUESTIONS[question].bounds.items():
+            assert bounds[name] == bound("cifar10_cpu", which)
 
 
 def test_training_on_its_own_is_that_of_the_digits():
@@ -45,7 +50,7 @@ def test_training_on_its_own_is_that_of_the_digits():
     section = load_params().sections[own["experiment"]]
     assert own["experiment"] == "digits"
     assert own["family"] in section.models
-    assert params.Training.model_validate(own["training"]) == section.training
+    assert own["training"] == section.training
 
 
 def test_train_is_given_only_what_params_yaml_sets():
@@ -56,8 +61,15 @@ def test_train_is_given_only_what_params_yaml_sets():
 
 
 def test_an_unknown_experiment_is_named():
-    with pytest.raises(ParamsError, match=r"--experiment must be one of \['cifar10'.*got 'mnist'"):
+    with pytest.raises(ParamsError, match=r"experiment must be one of cifar10, .*got 'mnist'"):
         notebook_parameters("inversion", "mnist")
+
+
+def test_a_family_or_seed_that_the_experiment_has_not_is_named():
+    with pytest.raises(ParamsError, match=r"--family must be one of irevnet, .*, got densenet"):
+        notebook_parameters("train", "digits", "densenet", 0)
+    with pytest.raises(ParamsError, match=r"--seed must be one of \[0, 1, 2, 3, 4\], got 9"):
+        notebook_parameters("train", "digits", "resnet", 9)
 
 
 @pytest.fixture

@@ -1,0 +1,252 @@
+"""The answer of the whole reproduction, short: one sentence, a scorecard, what was tested on.
+
+``README.md``, ``results/README.md`` and the book's first page show it; everything in it is read
+from ``results/<experiment>/``. An experiment counts once one of its claims has been tested.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.notation import show_bound, show_metric
+
+__all__ = [
+    "SYMBOLS",
+    "Budget",
+    "Experiment",
+    "budget_of",
+    "clause",
+    "duration",
+    "finding",
+    "from_paper",
+    "load_experiments",
+    "read_results",
+    "sentence",
+    "tested_on",
+    "title",
+]
+
+SYMBOLS = {
+    "consistent": "\N{CHECK MARK}",
+    "inconsistent": "\N{MULTIPLICATION X}",
+    "inconclusive": "\N{CIRCLE WITH LEFT HALF BLACK}",
+    "not tested here": "\N{EN DASH}",
+}
+_STATES = {"fails": 0, "open": 1}  # of conditions: which decides first
+_OURS = "Not in the paper: "
+# Names of data sets in params.yaml, and what they are called in a sentence.
+_DATA = {
+    "cifar10": "CIFAR-10",
+    "digits": "handwritten digits",
+    "ilsvrc2012": "ILSVRC-2012",
+    "imagenette": "Imagenette",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an experiment's training has cost.
+
+    Args:
+        networks: how many were trained.
+        epochs: of each.
+        seconds: of training, all networks together.
+        machines: on which they were trained.
+        test_images: that their accuracies come from; 0 if unknown.
+    """
+
+    networks: int
+    epochs: tuple[int, ...]
+    seconds: float
+    machines: tuple[str, ...]
+    test_images: int
+
+    def epochs_text(self) -> str:
+        """How many epochs, ``"8"`` or ``"8 to 24"``."""
+        low, high = min(self.epochs, default=0), max(self.epochs, default=0)
+        return f"{high}" if low == high else f"{low} to {high}"
+
+    def __str__(self) -> str:
+        """Such as ``"12 networks of 8 epochs, 7.3 hours of training"``; empty without networks."""
+        if not self.networks:
+            return ""
+        networks = f"{self.networks} network{'s' * (self.networks > 1)}"
+        return f"{networks} of {self.epochs_text()} epochs, {duration(self.seconds)} of training"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment and its claims.
+
+    Args:
+        name: of its section in ``params.yaml``.
+        title: of its images, such as ``"CIFAR-10"``.
+        rows: of ``claims.json``.
+        budget: of its training.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[dict[str, Any]]
+    budget: Budget
+
+    def verdict(self, claim_id: str) -> str:
+        """The verdict on a claim; ``"not tested here"`` if ``claims.json`` does not have it."""
+        verdicts = {row["id"]: row["verdict"] for row in self.rows}
+        return verdicts.get(claim_id, "not tested here")
+
+    def counts(self) -> dict[str, int]:
+        """How many of the paper's claims have each verdict."""
+        verdicts = [row["verdict"] for row in self.rows if from_paper(row)]
+        return {verdict: verdicts.count(verdict) for verdict in SYMBOLS}
+
+
+def load_experiments(root: Path) -> list[Experiment]:
+    """Experiments of which a claim has been tested, the longest training first.
+
+    Raises:
+        ValueError: if a file of results is damaged or incomplete; the message names it.
+    """
+    experiments = []
+    for file in sorted(root.glob("results/*/claims/claims.json")):
+        content = read_results(file)
+        try:
+            tested = [row for row in content["rows"] if row["verdict"] != "not tested here"]
+            if tested:
+                name = content["experiment"]
+                shown = title(name, root)
+                experiments.append(Experiment(name, shown, content["rows"], budget_of(name, root)))
+        except KeyError as error:
+            raise ValueError(f"{file} lacks {error}") from error
+    return sorted(experiments, key=lambda one: (-one.budget.seconds, one.name))
+
+
+def title(experiment: str, root: Path) -> str:
+    """What the images of an experiment are called, such as ``"CIFAR-10"``; else its name."""
+    params = root / "params.yaml"
+    sections = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    return _DATA.get(sections.get(experiment, {}).get("data", {}).get("name"), experiment)
+
+
+def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
+    """Verdicts on a claim, each with the number that decides it; empty if none was tested.
+
+    The number is that of the first condition that fails, or is open, or of the first one.
+    """
+    parts = []
+    for one in experiments:
+        row = next((row for row in one.rows if row["id"] == claim_id), None)
+        if row is None or row["verdict"] == "not tested here":
+            continue
+        condition = min(row["conditions"], key=lambda c: _STATES.get(c["state"], len(_STATES)))
+        parts.append(
+            f"**{row['verdict']}** on {one.title}: {_escape(condition['what'])} "
+            f"{show_metric(condition)}, rule: {show_bound(condition)}"
+        )
+    return f"{claim_id} is {'; '.join(parts)}." if parts else ""
+
+
+def sentence(experiments: Iterable[Experiment]) -> str:
+    """How many claims have which verdict, where, and at what cost."""
+    parts: list[str] = []
+    claims = 0
+    for experiment in experiments:
+        counts = {verdict: count for verdict, count in experiment.counts().items() if count}
+        claims = max(claims, sum(counts.values()))
+        budget = f" ({experiment.budget})" if experiment.budget.networks else ""
+        where = f"on {experiment.title}{budget}"
+        ours = "" if parts else " with our measurements"
+        said = [
+            f"{count} {f'{_be(count)} consistent{ours}' if verdict == 'consistent' else verdict}"
+            for verdict, count in counts.items()
+        ]
+        listed = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]])) if said else "none"
+        parts.append(f"{where} {listed}")
+    if not parts:
+        return "No experiment has been run yet."
+    return f"Of the paper's {claims} claims, {'; '.join(parts)}."
+
+
+def tested_on(experiments: Sequence[Experiment]) -> str:
+    """Images, networks and hardware of each experiment, and what none of them has reached."""
+    parts = []
+    for one in experiments:
+        images = f", {one.budget.test_images:,} test images" if one.budget.test_images else ""
+        machines = f", on {', '.join(one.budget.machines)}" if one.budget.machines else ""
+        budget = f": {one.budget}" if one.budget.networks else ""
+        parts.append(f"{one.title} (`{one.name}`){budget}{images}{machines}.")
+    if experiments and _DATA["ilsvrc2012"] not in {one.title for one in experiments}:
+        parts.append(
+            f"Nothing was tested on the thousand classes of {_DATA['ilsvrc2012']}, where the "
+            "paper's evidence comes from."
+        )
+    return " ".join(parts)
+
+
+def clause(row: dict[str, Any]) -> str:
+    """A claim in a clause, what stands before its colon; ``(ours)`` where the paper makes none."""
+    text = row["claim"].removeprefix(_OURS).partition(": ")[0].rstrip(". ")
+    return f"{text[0].upper()}{text[1:]}{'' if from_paper(row) else ' (ours)'}"
+
+
+def from_paper(row: dict[str, Any]) -> bool:
+    """Whether the paper makes the claim; a few are ours."""
+    return not row["claim"].startswith(_OURS)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([<*_`$])", r"\\\1", text)
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that it is said in, to two digits."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return (
+                f"{seconds / length:.1f} {unit}"
+                if seconds < 10 * length
+                else (f"{seconds / length:.0f} {unit}")
+            )
+    return f"{seconds:.0f} seconds"
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """A file of results.
+
+    Raises:
+        ValueError: if it cannot be read; the message names it.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def budget_of(experiment: str, root: Path) -> Budget:
+    """What the training of an experiment has cost, from the records of its runs.
+
+    Raises:
+        ValueError: if a record is damaged; the message names it.
+    """
+    files = sorted(root.glob(f"results/{experiment}/train/*/provenance.json"))
+    runs = [read_results(file) for file in files]
+    metrics = [file.with_name("metrics.json") for file in files]
+    images = [read_results(file).get("test_images", 0) for file in metrics if file.is_file()]
+    machines = (re.sub(r"\(R\)", "", run["gpu"] or run["processor"]) for run in runs)
+    return Budget(
+        networks=len(runs),
+        epochs=tuple(run["parameters"]["training"]["epochs"] for run in runs),
+        # Networks that were trained side by side count each.
+        seconds=sum(run.get("timing", {}).get("training", run["seconds"]) for run in runs),
+        machines=tuple(dict.fromkeys(machines)),
+        test_images=max(images, default=0),
+    )

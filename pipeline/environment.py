@@ -1,0 +1,255 @@
+"""Makes the environment that ``make`` runs everything in: ``.venv``, a link into ``.venvs``.
+
+The Makefile runs this file with the Python that is there before any package is, so it needs nothing
+but the standard library. For each ``requirements.lock`` it makes one environment,
+``.venvs/<start of the lock's hash>``, and points ``.venv`` to it when everything is installed: an
+interrupted or failed installation leaves ``.venv`` as it was, and a switch to another branch and
+back installs nothing. The scripts of an environment hold its path, so it is made where it stays.
+
+What stands at ``.venv`` and was not made here is never changed: :class:`Refused` says so.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+__all__ = ["Refused", "ensure", "main", "remove"]
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 11)
+_KEPT = 2  # environments of other branches take 6 GB each
+_STAMP = "made-by-make.json"
+
+# Prints the requirements of a lock that an environment lacks. Run by its own Python.
+_MISSING = """
+import importlib.metadata, re, sys
+from pip._vendor.packaging.requirements import Requirement
+text = open(sys.argv[1], encoding="utf-8").read()
+for entry in re.split(r"\\n(?=[a-zA-Z0-9])", "\\n" + text)[1:]:
+    requirement = Requirement(entry.partition("--hash")[0].rstrip(" \\\\\\n"))
+    if requirement.marker is None or requirement.marker.evaluate():
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if version is None or version not in requirement.specifier:
+            print(requirement.name)
+"""
+
+
+class Refused(Exception):
+    """The environment cannot be made; the message says why and what to do."""
+
+
+def ensure(root: Path, python: str) -> Path:
+    """Makes ``.venv`` fit ``requirements.lock`` and ``pyproject.toml``, if it does not yet.
+
+    Args:
+        root: the repository.
+        python: the Python that makes an environment, 3.11 or newer.
+
+    Returns:
+        The folder of the environment.
+
+    Raises:
+        Refused: if something else stands at ``.venv``, or the installation fails; ``.venv`` is then
+            as it was.
+    """
+    environment = _current(root)
+    if environment is None or not _fits(root, environment):
+        with _only_one(root):
+            environment = _replace(root, python, _current(root))
+    project = _hash(root / "pyproject.toml")
+    if _stamp(environment).get("project") != project:
+        command = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "."]
+        _pip(root, environment, command)
+        _write_stamp(environment, _stamp(environment) | {"project": project})
+    return environment
+
+
+def remove(root: Path) -> None:
+    """Removes ``.venv`` and ``.venvs``.
+
+    Raises:
+        Refused: if ``.venv`` or ``.venvs`` was not made here.
+    """
+    environment = _current(root)
+    with _only_one(root):
+        if (root / ".venv").is_symlink():
+            (root / ".venv").unlink()
+        elif environment is not None:
+            shutil.rmtree(environment)
+        shutil.rmtree(root / ".venvs")
+
+
+def _current(root: Path) -> Path | None:
+    """The environment at ``.venv``, or None where there is nothing."""
+    link = root / ".venv"
+    advice = "Move it away or rename it, then run make again."
+    if link.is_symlink():
+        target = Path(os.readlink(link))
+        if target.parent == Path(".venvs"):
+            return root / target
+        raise Refused(f"{link} is a link to {target}, not made by make. {advice}")
+    if not os.path.lexists(link):
+        return None
+    # Earlier versions of the Makefile made a folder, with a stamp of this name.
+    if (link / "pyvenv.cfg").is_file() and (link / ".locked").is_file():
+        return link
+    raise Refused(f"{link} was not made by make, or only in part by an old version. {advice}")
+
+
+def _fits(root: Path, environment: Path) -> bool:
+    """Whether an environment is complete, in place, and holds what the lock names."""
+    stamp = _stamp(environment)
+    lock = _hash(root / "requirements.lock")
+    if stamp.get("path") == str(environment) and stamp.get("lock") == lock:
+        return True
+    old_kind = environment == root / ".venv" and stamp.get("path", str(environment))
+    if old_kind == str(environment) and not _missing(root, environment):
+        _write_stamp(environment, stamp | {"path": str(environment), "lock": lock})
+        return True
+    return False
+
+
+def _missing(root: Path, environment: Path) -> bool:
+    """Whether an environment without a stamp of this lock was moved or lacks a requirement."""
+    if str(environment) not in (environment / "pyvenv.cfg").read_text(encoding="utf-8"):
+        return True
+    python, lock = environment / "bin" / "python", root / "requirements.lock"
+    command = [str(python), "-I", "-c", _MISSING, str(lock)]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return True
+    return answer.returncode != 0 or answer.stdout.strip() != ""
+
+
+def _replace(root: Path, python: str, old: Path | None) -> Path:
+    """Points ``.venv`` to the environment of the lock, which is made if it is not there."""
+    environment = root / ".venvs" / _hash(root / "requirements.lock")[:12]
+    if not _fits(root, environment):
+        _build(root, environment, python)
+    link = root / ".venv"
+    if old == link:  # a folder, which nothing can replace in one step
+        link.rename(root / ".venvs" / f"replaced-{os.getpid()}")
+    new_link = root / ".venvs" / f"link-{os.getpid()}"
+    new_link.symlink_to(environment.relative_to(root))
+    new_link.replace(link)
+    (environment / _STAMP).touch()
+    complete = [path for path in (root / ".venvs").iterdir() if (path / _STAMP).is_file()]
+    complete.sort(key=lambda path: (path / _STAMP).stat().st_mtime, reverse=True)
+    for path in (root / ".venvs").iterdir():
+        if path.is_dir() and path not in complete[:_KEPT]:
+            shutil.rmtree(path)
+    return environment
+
+
+def _build(root: Path, environment: Path, python: str) -> None:
+    base = _base_python(python)
+    shutil.rmtree(environment, ignore_errors=True)  # what an interrupted run has left
+    print(f"Installing into {environment}: about 6 GB, some minutes", flush=True)
+    make = [base, "-m", "venv", "--prompt", "irevnet", str(environment)]
+    if subprocess.run(make).returncode != 0:
+        raise Refused(f"'{base} -m venv' failed, see above; .venv is as it was.")
+    _pip(root, environment, ["install", "--quiet", "--require-hashes", "-r", "requirements.lock"])
+    lock = _hash(root / "requirements.lock")
+    _write_stamp(environment, {"path": str(environment), "lock": lock})
+
+
+def _base_python(python: str) -> str:
+    """The executable behind ``python``, which may itself be of an environment.
+
+    Raises:
+        Refused: if it is too old or comes without ``venv``.
+    """
+    ask = "import sys; print(sys._base_executable, *sys.version_info[:2], sep='\\n')"
+    try:
+        answer = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+        base, *version = answer.stdout.split("\n")[:3]
+        too_old = tuple(map(int, version)) < OLDEST
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise Refused(f"Python 3.11 or newer is needed, but '{python}' fails: {error}") from error
+    if too_old:
+        raise Refused(
+            f"Python 3.11 or newer is needed, but '{python}' is {'.'.join(version)}.\n"
+            "Name another one: make PYTHON=/path/to/python3.11 ..."
+        )
+    if subprocess.run([base, "-c", "import ensurepip, venv"], capture_output=True).returncode != 0:
+        raise Refused(
+            f"'{python}' comes without venv; on Debian and Ubuntu: apt-get install python3-venv"
+        )
+    return base
+
+
+def _pip(root: Path, environment: Path, arguments: Sequence[str]) -> None:
+    command = [str(environment / "bin" / "python"), "-m", "pip", *arguments]
+    if subprocess.run(command, cwd=root).returncode != 0:
+        raise Refused(f"'pip {' '.join(arguments)}' failed, see above; .venv is as it was.")
+
+
+@contextlib.contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Makes ``.venvs`` and waits until no other process changes it."""
+    folder = root / ".venvs"
+    mark = folder / "CACHEDIR.TAG"
+    if os.path.lexists(folder) and not mark.is_file():
+        raise Refused(f"{folder} was not made by make. Move it away, then run make again.")
+    folder.mkdir(exist_ok=True)
+    with mark.open("a") as file:
+        if file.tell() == 0:
+            file.write("Signature: 8a477f597d28d172789f06886806bc55\n# made by make\n")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("Waiting: another make is changing .venv", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _hash(path: Path) -> str:
+    # Read as text: a checkout with other ends of lines is the same list.
+    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def _stamp(environment: Path) -> dict[str, str]:
+    try:
+        stamp = json.loads((environment / _STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _write_stamp(environment: Path, stamp: dict[str, str]) -> None:
+    new = environment / f"{_STAMP}.{os.getpid()}"
+    new.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+    new.replace(environment / _STAMP)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--python", default=sys.executable, help="what makes an environment")
+    parser.add_argument("--remove", action="store_true", help="remove the environments instead")
+    options = parser.parse_args(arguments)
+    try:
+        if options.remove:
+            remove(ROOT)
+        else:
+            ensure(ROOT, options.python)
+    except (Refused, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+r"""One notation for numbers, in the book, in README.md and in results/README.md.
+
+Very small and very large numbers are mathematics, ``$1.30 \times 10^{-6}$``; shares are in per
+cent, differences of shares in points. An interval follows in brackets, ``97.8% (97.1% to 98.4%)``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Shown",
+    "plain",
+    "show_bound",
+    "show_metric",
+    "show_number",
+    "show_percent",
+    "show_points",
+]
+
+_SHARES = re.compile(r"\.equal_as_uint8$|_share$|\.accuracy$")
+_SUPERSCRIPTS = "\N{SUPERSCRIPT MINUS}" + "".join(
+    chr(code) for code in (0x2070, 0xB9, 0xB2, 0xB3, *range(0x2074, 0x207A))
+)
+_DIFFERENCES = re.compile(r"\.differences\.")
+
+
+class Shown(NamedTuple):
+    """A number in digits, the bounds of its interval, if any, and what belongs to all of them."""
+
+    value: str
+    bounds: Sequence[str] = ()
+    sign: str = ""
+    exponent: int = 0
+    unit: str = ""  # said once, after the value
+
+    def on_one_line(self) -> str:
+        """With the interval in brackets behind the number."""
+        interval = self._interval(self.sign)
+        if self.exponent:
+            return self._mathematics(rf"{self.value}\ {interval}" if interval else self.value)
+        return f"{_minus(self.value)}{self.sign}{self.unit} {interval}".rstrip()
+
+    def apart(self) -> tuple[str, str]:
+        """The number, and its interval in brackets; that is empty if there is none."""
+        interval = self._interval("")
+        if self.exponent:
+            return self._mathematics(self.value), interval and self._mathematics(interval)
+        return f"{_minus(self.value)}{self.sign}", interval.replace(")", f"{self.sign})")
+
+    def _interval(self, sign: str) -> str:
+        if not self.bounds:
+            return ""
+        low, high = self.bounds
+        if self.exponent:
+            return rf"({low}{sign} \text{{ to }} {high}{sign})"
+        # No line may break inside of the brackets.
+        to = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+        return f"({_minus(low)}{sign}{to}{_minus(high)}{sign})"
+
+    def _mathematics(self, digits: str) -> str:
+        return rf"${digits} \times 10^{{{self.exponent}}}$"
+
+
+def show_percent(values: Sequence[float], digits: int = 1) -> Shown:
+    """A share in per cent.
+
+    Args:
+        values: the share alone, or the share and both ends of its interval.
+        digits: behind the point.
+    """
+    shown, *bounds = (f"{100 * x:.{digits}f}" for x in values)
+    return Shown(shown, bounds, sign="%")
+
+
+def show_points(values: Sequence[float], digits: int = 2) -> Shown:
+    """A difference of two shares in points; arguments as of :func:`show_percent`."""
+    shown, *bounds = (f"{100 * x:.{digits}f}" for x in values)
+    return Shown(shown, bounds, unit=" points")
+
+
+def show_number(values: Sequence[float], digits: int = 3) -> Shown:
+    """A number to ``digits`` significant ones; ``values`` as of :func:`show_percent`.
+
+    Integers are shown as they are.
+    """
+    if all(isinstance(x, int) for x in values):
+        shown, *bounds = (f"{x:,}" for x in values)
+        return Shown(shown, bounds)
+    exponent = int(f"{values[0]:.{digits - 1}e}".split("e")[1])
+    if -3 <= exponent < 6:
+        places = max(0, digits - 1 - exponent)
+        shown, *bounds = (f"{x:,.{places}f}" for x in values)
+        return Shown(shown, bounds)
+    shown, *bounds = (f"{x / 10**exponent:.{digits - 1}f}" for x in values)
+    return Shown(shown, bounds, exponent=exponent)
+
+
+def show_metric(condition: dict[str, Any]) -> str:
+    """What a condition of ``claims.json`` has measured, in the unit of its metric."""
+    if "value" not in condition:
+        return str(condition["measured"])
+    keys = ("value", "low", "high")
+    values = [condition[key] for key in keys if condition.get(key) is not None]
+    if values[1:] == values[:1] * 2:
+        values = values[:1]
+    return _in_unit(condition["metric"], values)
+
+
+def show_bound(condition: dict[str, Any]) -> str:
+    """The rule of a condition of ``claims.json``, its numbers in the unit of the metric."""
+    return re.sub(
+        r"(?<=at most |t least )\S+",
+        lambda number: _exact(_in_unit(condition.get("metric", ""), [float(number[0])])),
+        condition["bound"],
+    )
+
+
+def plain(text: str) -> str:
+    """A text with this module's mathematics as plain characters, for alternative texts."""
+    raised = str.maketrans("-0123456789", _SUPERSCRIPTS)
+    text = re.sub(
+        r"\$(.*?) \\times 10\^\{(-?\d+)\}\$",
+        lambda match: f"{match[1]} \N{MULTIPLICATION SIGN} 10{match[2].translate(raised)}",
+        text,
+    )
+    return text.replace(r"\ (", " (").replace(r"\text{ to }", "to").replace("  to  ", " to ")
+
+
+def _in_unit(metric: str, values: Sequence[float]) -> str:
+    if _DIFFERENCES.search(metric):
+        return show_points(values).on_one_line()
+    if _SHARES.search(metric):
+        # Nothing but all of them is 100%.
+        digits = 1
+        while round(values[0], digits + 2) == 1 != values[0] and digits < 6:
+            digits += 1
+        return show_percent(values, digits).on_one_line()
+    if len(values) == 1 and 1 <= abs(values[0]) < 1e6 and float(values[0]).is_integer():
+        return _minus(f"{int(values[0]):,}")
+    return show_number(values).on_one_line()
+
+
+def _exact(text: str) -> str:
+    """Without zeros that say how well a number is known: a bound is exact."""
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda match: match[1].rstrip("."), text, count=1)
+
+
+def _minus(digits: str) -> str:
+    return digits.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,227 @@
+"""Writes the pipelines: ``python -m pipeline.stages``; ``--check`` only compares.
+
+Each experiment of ``params.yaml`` has a pipeline of its own, made from the declarations there and
+in :mod:`pipeline.questions`. That of the default experiment is ``dvc.yaml``, so that ``dvc repro``
+runs it; that of another is ``results/<experiment>/dvc.yaml``, which ``dvc repro`` takes as an
+argument. Running one changes nothing of another, and no tracked file has to be edited to choose.
+
+What a trained network depends on is not the text of the code but what the code does: stage
+``rehearsal`` trains every family in miniature and writes down the bits that came out. Training
+depends on that, on the images' fingerprint and on its recipe. Code that changes without
+changing a bit leaves a training of many hours valid; code that changes one makes it out of date.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.params import ROOT, Experiment, Params, ParamsError, load_params
+from pipeline.questions import QUESTIONS
+
+__all__ = ["RUNNER", "TRAINING_CODE", "main", "pipeline_file", "pipeline_text"]
+
+# What runs a notebook, and what notebooks import of the pipeline.
+RUNNER = (
+    "pipeline/__init__.py",
+    "pipeline/claims.py",
+    "pipeline/figures.py",
+    "pipeline/files.py",
+    "pipeline/notebook.py",
+    "pipeline/params.py",
+    "pipeline/provenance.py",
+    "pipeline/questions.py",
+    "pipeline/run.py",
+)
+# What a training run is computed by: the package without its analyses, and what joins it to the
+# notebook.
+TRAINING_CODE = (
+    "irevnet/__init__.py",
+    "irevnet/checks.py",
+    "irevnet/data",
+    "irevnet/network",
+    "irevnet/reversible",
+    "irevnet/runs.py",
+    "irevnet/training",
+    "irevnet/weights.py",
+    "irevnet/zoo.py",
+    "notebooks/train.ipynb",
+    *RUNNER,
+    "pipeline/rehearsal.py",
+)
+_HEADER = """\
+# Written by `python -m pipeline.stages` from params.yaml and pipeline/questions.py: change those.
+# `dvc repro{argument}` runs what is out of date, `dvc dag` draws it.
+"""
+
+
+def pipeline_file(experiment: str, default: str) -> Path:
+    """Where an experiment's pipeline is, relative to the repository's root."""
+    return Path("dvc.yaml") if experiment == default else Path("results", experiment, "dvc.yaml")
+
+
+def pipeline_text(experiment: str, params: Params) -> str:
+    """The pipeline of an experiment, as text of its ``dvc.yaml``."""
+    file = pipeline_file(experiment, params.default)
+    section = params.section(experiment)
+    up = "/".join([".."] * len(file.parent.parts))
+    stages = _stages(experiment, section)
+    if up:
+        stages = {name: {"wdir": up, **stage} for name, stage in stages.items()}
+    content: dict[str, Any] = {"stages": stages}
+    root = f"{up}/" if up else ""
+    content["metrics"] = [
+        f"{root}results/{experiment}/{name}/metrics.json" for name in ("data", *section.questions)
+    ]
+    content["plots"] = [_plot(experiment, section, root)]
+    argument = f" {file.as_posix()}" if up else ""
+    # None: lists of plain values on one line.
+    text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
+    return _HEADER.format(argument=argument) + text
+
+
+def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
+    results = f"results/{experiment}"
+    run, to = "python -m pipeline.run", f"--experiment {experiment}"
+    family, seed = "${item.family}", "${item.seed}"
+    special = [name for name in section.questions if _own_dependencies(experiment, name)]
+    plain = [name for name in section.questions if name not in special]
+    entries = ["data", f"models.{family}", "threads", "training"]
+    if "judged_on" in section.model_fields_set:
+        entries.append("judged_on")
+    recipe = [f"{experiment}.{name}" for name in entries]
+    stages: dict[str, dict[str, Any]] = {
+        "data": {
+            "cmd": f"{run} data {to}",
+            "params": [f"{experiment}.data"],
+            "deps": ["notebooks/data.ipynb", "irevnet", *RUNNER],
+            "outs": [_uncached(f"{results}/data")],
+        },
+        "rehearsal": {
+            "matrix": {"family": list(section.models)},
+            "cmd": f"python -m pipeline.rehearsal {to} --family {family}",
+            "params": list(recipe),
+            "deps": [
+                *TRAINING_CODE,
+                f"{results}/data/images.json",
+            ],
+            "outs": [_uncached(f"{results}/rehearsal/{family}.json")],
+        },
+        "train": {
+            "matrix": {"family": list(section.models), "seed": list(section.seeds)},
+            "cmd": f"{run} train {to} --family {family} --seed {seed}",
+            "params": list(recipe),
+            "deps": [
+                f"{results}/data/images.json",
+                f"{results}/rehearsal/{family}.json",
+            ],
+            "outs": [_uncached(f"{results}/train/{family}-{seed}")],
+        },
+        "weights": {
+            "cmd": f"python -m pipeline.publish {to}",
+            "params": [f"{experiment}.{name}" for name in ("models", "published", "seeds")],
+            "deps": ["irevnet", *RUNNER, "pipeline/publish.py", f"{results}/train"],
+            # They stay until the new ones are complete.
+            "outs": [{f"{results}/weights": {"cache": False, "persist": True}}],
+        },
+    }
+    if plain:
+        question = _question(experiment, "${item.question}")
+        stages["question"] = {"matrix": {"question": plain}, **question}
+    stages |= {name: _question(experiment, name) for name in special}
+    stages["claims"] = {
+        "cmd": f"{run} claims {to}",
+        "params": [f"{experiment}.bounds"] if section.bounds else [],
+        "deps": [
+            "claims.yaml",
+            "notebooks/claims.ipynb",
+            *RUNNER,
+            *(
+                f"{results}/{name}/metrics.json"
+                for name in section.questions
+                if QUESTIONS[name].claims
+            ),
+            "results/benchmarks",
+        ],
+        "outs": [_uncached(f"{results}/claims")],
+    }
+    if not section.bounds:
+        del stages["claims"]["params"]
+    return stages
+
+
+def _question(experiment: str, name: str) -> dict[str, Any]:
+    return {
+        "cmd": f"python -m pipeline.run {name} --experiment {experiment}",
+        "params": [f"{experiment}.{name}", f"{experiment}.threads"],
+        "deps": [
+            f"notebooks/{name}.ipynb",
+            "irevnet",
+            *RUNNER,
+            f"results/{experiment}/weights",
+            *_own_dependencies(experiment, name),
+        ],
+        "outs": [_uncached(f"results/{experiment}/{name}")],
+    }
+
+
+def _own_dependencies(experiment: str, name: str) -> list[str]:
+    """What a question depends on that others do not."""
+    question = QUESTIONS.get(name)
+    if question is None:
+        return []
+    claims = ["claims.yaml"] if question.bounds else []
+    curves = [f"results/{experiment}/train"] if question.curves else []
+    reads = [f"results/{experiment}/{other}/metrics.json" for other in question.reads]
+    return [*claims, *curves, *reads]
+
+
+def _uncached(path: str) -> dict[str, dict[str, bool]]:
+    return {path: {"cache": False}}
+
+
+def _plot(experiment: str, section: Experiment, root: str) -> dict[str, Any]:
+    curve = "validation_accuracy" if section.data.validation else "train_accuracy"
+    files = [f"{root}results/{experiment}/train/{f}-{section.seeds[0]}" for f in section.models]
+    return {
+        "training": {
+            "title": f"{experiment}: {curve.replace('_', ' ')} while training",
+            "x": "epoch",
+            "y": {f"{folder}/history.csv": curve for folder in files},
+        }
+    }
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.stages")
+    parser.add_argument("--check", action="store_true", help="change nothing, name the files")
+    options = parser.parse_args(arguments)
+    try:
+        params = load_params(root / "params.yaml")
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    status = 0
+    for experiment in params.sections:
+        path = root / pipeline_file(experiment, params.default)
+        text = pipeline_text(experiment, params)
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if options.check:
+            print(f"{path.relative_to(root)} is not up to date", file=sys.stderr)
+            status = 1
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            print(f"{path.relative_to(root)}: written")
+    if status:
+        print("run: python -m pipeline.stages", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

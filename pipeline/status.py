@@ -1,0 +1,153 @@
+"""How far the training of an experiment is: ``python -m pipeline.status cifar10``.
+
+A line per run: done, running, interrupted (it goes on from its checkpoint) or not begun, and an
+estimate of the time that is left. ``python -m pipeline.repro cifar10 --train`` trains what is not
+there yet, and can be stopped and started again at will.
+"""
+
+import argparse
+import fcntl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irevnet.training.config import TrainingConfig
+from pipeline.files import read_json
+from pipeline.params import ROOT, ParamsError, load_params
+
+__all__ = ["Run", "main", "remaining_seconds", "training_runs"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Args:
+        family: of networks.
+        seed: of the run.
+        state: ``"done"``, ``"running"``, ``"interrupted"`` or ``"not begun"``.
+        share: how much of its computation is done, 0 to 1.
+        seconds: of training so far, over all sessions; None if nothing is on record.
+    """
+
+    family: str
+    seed: int
+    state: str
+    share: float
+    seconds: float | None
+
+
+def training_runs(experiment: str) -> list[Run]:
+    """Every run of an experiment, in the order in which they are trained.
+
+    Raises:
+        ParamsError: if there is no such experiment.
+    """
+    section = load_params().section(experiment)
+    return [
+        _run(experiment, family, seed, TrainingConfig(**section.recipe(family)))
+        for family in section.models
+        for seed in section.seeds
+    ]
+
+
+def remaining_seconds(runs: Sequence[Run]) -> float | None:
+    """Seconds of training that are left, one run after the other; None if none has begun.
+
+    A run takes as long as the others of its family, by what they have taken so far; a family of
+    which none has begun as long as the others on average.
+    """
+    whole: dict[str, list[float]] = {}
+    for run in runs:
+        if run.seconds is not None and run.share > 0:
+            whole.setdefault(run.family, []).append(run.seconds / run.share)
+    if not whole:
+        return None
+    by_family = {family: sum(times) / len(times) for family, times in whole.items()}
+    average = sum(by_family.values()) / len(by_family)
+    return sum((1 - run.share) * by_family.get(run.family, average) for run in runs)
+
+
+def _run(experiment: str, family: str, seed: int, config: TrainingConfig) -> Run:
+    from pipeline.notebook import checkpoint_path  # takes a second, for PyTorch
+
+    output = f"results/{experiment}/train/{family}-{seed}"
+    if (ROOT / output / "metrics.json").is_file():
+        provenance = ROOT / output / "provenance.json"
+        timing = read_json(provenance).get("timing", {}) if provenance.is_file() else {}
+        return Run(family, seed, "done", 1.0, timing.get("training"))
+    path = checkpoint_path(experiment, family, seed, output)
+    state = "running" if _is_locked(path.with_name(f"{path.name}.lock")) else "interrupted"
+    metadata = _metadata(path)
+    if metadata is None:
+        return Run(family, seed, state if state == "running" else "not begun", 0.0, None)
+    share = _share(config, len(metadata["history"]))
+    return Run(family, seed, state, share, metadata["seconds"])
+
+
+def _share(config: TrainingConfig, epochs: int) -> float:
+    """The share of the computation in the first epochs: small images take less of it."""
+    full = max(config.sides, default=1)
+    costs = [float((config.side(epoch) or full) ** 2) for epoch in range(config.epochs)]
+    return sum(costs[:epochs]) / sum(costs)
+
+
+def _metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata of a checkpoint, or of the one before; None if neither can be read."""
+    from irevnet.weights import read_tensors
+
+    for candidate in (path, path.with_name(f"{path.name}.previous")):
+        try:
+            return read_tensors(candidate)[1]
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _describe(runs: Sequence[Run]) -> str:
+    lines = []
+    for run in runs:
+        progress = "" if run.state in ("done", "not begun") else f" {run.share:.0%}"
+        took = "" if run.seconds is None else f", {_duration(run.seconds)} of training"
+        lines.append(f"{run.family}-{run.seed}: {run.state}{progress}{took}")
+    counts = [
+        f"{sum(run.state == state for run in runs)} {state}"
+        for state in ("done", "running", "interrupted", "not begun")
+    ]
+    left = remaining_seconds(runs)
+    about = "unknown until one has begun" if left is None else f"about {_duration(left)}"
+    return "\n".join([*lines, f"{', '.join(counts)}; left, one after the other: {about}"])
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.status")
+    parser.add_argument("experiment", nargs="?", help="a section of params.yaml")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(_describe(training_runs(chosen.experiment or load_params().default)))
+    except ParamsError as error:
+        sys.exit(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

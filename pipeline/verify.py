@@ -1,0 +1,154 @@
+"""Reruns an experiment from nothing, in a copy, and compares with the published results.
+
+``python -m pipeline.verify`` copies the commit that is checked out to a temporary folder, removes
+the experiment's results there, runs its whole pipeline and compares: "identical", or a table of the
+numbers and verdicts that differ. Nothing of the repository changes.
+
+``python -m pipeline.verify --against origin/main`` runs nothing: it compares the results that are
+here with those of a commit, for every experiment.
+"""
+
+import argparse
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.compare import Comparison, compare_results, markdown
+from pipeline.params import ROOT, ParamsError, load_params
+from pipeline.provenance import git
+
+__all__ = ["IDENTICAL", "NOT_RUN", "NUMBERS", "VERDICTS", "against", "copy_repository", "main"]
+
+# Exit statuses
+IDENTICAL, NUMBERS, VERDICTS, NOT_RUN = 0, 1, 2, 3
+
+# Not part of a copy where there is no git that says what is
+_LEFT_OUT = (".git", ".venv", ".venvs", "data", "checkpoints", "scratch", "_build", "__pycache__")
+
+
+def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
+    """Runs an experiment from nothing in a copy of the repository and compares the results.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        copy: a folder that is not there yet.
+        root: the repository.
+
+    Raises:
+        RuntimeError: if the copy cannot be made, or a stage fails.
+    """
+    copy_repository(root, copy)
+    results = copy / "results" / experiment
+    published = copy.with_name(copy.name + "-published")
+    shutil.copytree(results, published)
+    for path in results.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    command = [sys.executable, "-m", "pipeline.repro", experiment]
+    if subprocess.run(command, cwd=copy, env=_environment(root, copy)).returncode != 0:
+        raise RuntimeError(f"{' '.join(command[1:])} failed, see above")
+    return compare_results(published, results)
+
+
+def copy_repository(root: Path, copy: Path) -> None:
+    """Clones the commit that is checked out; copies the files where there is no git repository.
+
+    Raises:
+        RuntimeError: if the clone fails.
+    """
+    if git("rev-parse", "HEAD", root=root) is None:
+        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        return
+    clone = ["git", "clone", "--quiet", "--local", str(root), str(copy)]
+    answer = subprocess.run(clone, capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise RuntimeError(f"the repository cannot be cloned: {answer.stderr.strip()}")
+
+
+def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
+    """Compares the results that are here with those of a commit.
+
+    Args:
+        revision: as git understands it.
+        root: the repository.
+
+    Returns:
+        The comparison by experiment.
+
+    Raises:
+        RuntimeError: if there is no such commit.
+    """
+    command = ["git", "archive", "--format=tar", revision, "results"]
+    answer = subprocess.run(command, cwd=root, capture_output=True)
+    if answer.returncode != 0:
+        raise RuntimeError(f"git archive {revision}: {answer.stderr.decode().strip()}")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        old, new = Path(folder, "results"), root / "results"
+        names = {path.name for tree in (old, new) for path in tree.iterdir() if path.is_dir()}
+        return {name: compare_results(old / name, new / name) for name in sorted(names)}
+
+
+def _environment(root: Path, copy: Path) -> dict[str, str]:
+    """Environment variables with which a run in the copy imports the copy's code."""
+    data = Path(os.environ.get("IREVNET_DATA") or root / "data").absolute()
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(path),
+        "PYTHONPATH": str(copy),
+        "IREVNET_DATA": str(data),
+    }
+
+
+def _status(comparisons: Sequence[Comparison]) -> int:
+    if any(comparison.verdicts for comparison in comparisons):
+        return VERDICTS
+    return NUMBERS if any(comparison.differences for comparison in comparisons) else IDENTICAL
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Command line of the module; returns the exit status.
+
+    0 if all is identical, 1 if files or numbers differ, 2 if a verdict does, 3 if the comparison
+    could not be made.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pipeline.verify")
+    parser.add_argument("--experiment", help="a section of params.yaml; default: its `default`")
+    parser.add_argument("--against", metavar="COMMIT", help="run nothing, compare with a commit")
+    parser.add_argument("--keep", action="store_true", help="keep the copy and say where it is")
+    parser.add_argument("--rows", type=int, default=40, help="rows of a table at most")
+    options = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="irevnet-verify-"))
+    try:
+        if options.against:
+            comparisons = against(options.against, root)
+        else:
+            params = load_params()
+            experiment = options.experiment or params.default
+            params.section(experiment)
+            if git("status", "--porcelain", root=root):
+                print("Uncommitted changes are not part of what is verified.", flush=True)
+            comparisons = {experiment: verify(experiment, folder / "copy", root)}
+    except (ParamsError, RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return NOT_RUN
+    finally:
+        if options.keep:
+            print(f"The copy: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    for name, comparison in comparisons.items():
+        print(f"{name}: {markdown(comparison, options.rows)}")
+    return _status(list(comparisons.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

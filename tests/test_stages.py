@@ -1,0 +1,153 @@
+"""The generated pipelines, and that every stage depends on all that its notebook imports."""
+
+import ast
+import json
+
+import pytest
+import yaml
+
+from pipeline.params import ROOT, load_params
+from pipeline.questions import QUESTIONS
+from pipeline.stages import main, pipeline_file, pipeline_text
+
+PARAMS = load_params()
+
+
+def stages(experiment):
+    return yaml.safe_load(pipeline_text(experiment, PARAMS))["stages"]
+
+
+def imported(source):
+    """Files of the repository that a piece of code imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            # With a module, its packages are imported.
+            for end in range(1, len(parts) + 1):
+                base = ROOT.joinpath(*parts[:end])
+                for path in (base.with_suffix(".py"), base / "__init__.py"):
+                    if path.is_file():
+                        yield path
+
+
+def closure(source):
+    """All files of the repository that code needs, relative to its root."""
+    actual, waiting = set(), list(imported(source))
+    while waiting:
+        path = waiting.pop()
+        if path not in actual:
+            actual.add(path)
+            waiting += imported(path.read_text())
+    return {path.relative_to(ROOT).as_posix() for path in actual}
+
+
+def notebook_source(name):
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+def missing(needed, dependencies):
+    return {
+        path
+        for path in needed
+        if not any(path == dep or path.startswith(f"{dep}/") for dep in dependencies)
+    }
+
+
+def test_the_closure_follows_imports_of_imports():
+    needed = closure("from pipeline.notebook import device")
+    assert {"pipeline/notebook.py", "pipeline/params.py", "irevnet/zoo.py"} <= needed
+    assert "irevnet/reversible/streams.py" in needed
+
+
+@pytest.mark.parametrize("experiment", PARAMS.sections)
+def test_every_analysis_depends_on_all_that_its_notebook_imports(experiment):
+    for name, stage in stages(experiment).items():
+        if name in ("rehearsal", "train", "weights"):
+            continue
+        for notebook in stage.get("matrix", {}).get("question", [name]):
+            needed = closure(notebook_source(notebook)) | {f"notebooks/{notebook}.ipynb"}
+            dependencies = [dep.replace("${item.question}", notebook) for dep in stage["deps"]]
+            if name == "claims":  # it computes nothing with the package
+                needed = {path for path in needed if not path.startswith("irevnet/")}
+            assert missing(needed, dependencies) == set(), notebook
+
+
+@pytest.mark.parametrize("experiment", PARAMS.sections)
+def test_training_depends_through_its_rehearsal_on_all_that_computes(experiment):
+    own = stages(experiment)
+    needed = closure(notebook_source("train")) | closure("import pipeline.rehearsal, pipeline.run")
+    needed.add("notebooks/train.ipynb")
+    assert missing(needed, own["rehearsal"]["deps"]) == set()
+    assert own["train"]["deps"] == [
+        f"results/{experiment}/data/images.json",
+        f"results/{experiment}/rehearsal/${{item.family}}.json",
+    ]
+
+
+def test_what_gathers_weights_depends_on_all_that_it_imports():
+    assert missing(closure("import pipeline.publish"), stages("digits")["weights"]["deps"]) == set()
+
+
+def calls(source, name):
+    """The second argument of every call of a function in a notebook's code."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == name:
+            yield ast.literal_eval(node.args[1])
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_notebook_reads_the_metrics_that_its_question_declares(name):
+    source = notebook_source(name)
+    assert set(calls(source, "read_metrics")) == set(QUESTIONS[name].reads)
+    assert ("trained_models(" in source) == (QUESTIONS[name].needs == "runs")
+    assert ("training_history(" in source) == QUESTIONS[name].curves
+    assert "load_experiment_data(" in source
+
+
+def test_a_missing_dependency_is_found():
+    needed = closure(notebook_source("separation"))
+    assert "irevnet/analysis/separation.py" in missing(needed, ["irevnet/network", "pipeline"])
+
+
+@pytest.mark.parametrize("experiment", PARAMS.sections)
+def test_questions_depend_on_the_metrics_that_they_read(experiment):
+    own = stages(experiment)
+    for name, question in QUESTIONS.items():
+        for other in question.reads if name in own else ():
+            assert f"results/{experiment}/{other}/metrics.json" in own[name]["deps"]
+    asked = PARAMS.section(experiment).questions
+    deciding = [name for name in asked if QUESTIONS[name].claims]
+    for name in deciding:
+        assert f"results/{experiment}/{name}/metrics.json" in own["claims"]["deps"]
+
+
+def test_the_files_are_up_to_date_and_the_default_one_is_short(tmp_path, capsys):
+    assert main(["--check"]) == 0
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 150
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    assert main(["--check"], tmp_path) == 1
+    assert "dvc.yaml is not up to date" in capsys.readouterr().err
+    assert main([], tmp_path) == 0
+    assert main(["--check"], tmp_path) == 0
+    for experiment in PARAMS.sections:
+        file = pipeline_file(experiment, PARAMS.default)
+        assert (tmp_path / file).read_text() == (ROOT / file).read_text()
+
+
+def test_dvc_reads_the_pipelines():
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        names = {stage.addressing for stage in repo.index.stages}
+    assert {
+        "train@irevnet-0",
+        "question@jacobian",
+        "results/cifar10/dvc.yaml:train@resnet-4",
+    } <= names
