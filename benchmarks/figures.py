@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from benchmarks.variants import LABELS
 from pipeline.figures import use_style
 
-__all__ = ["draw"]
+__all__ = ["STYLES", "draw"]
 
 # Okabe and Ito, as in pipeline.figures; a marker each, for print in grey.
-_STYLES = {
+STYLES = {
     "stored": ("#56565A", "D", "-"),
     "checkpoint": ("#009E73", "^", "-"),
     "reversible": ("#0072B2", "o", "-"),
@@ -21,15 +21,15 @@ _STYLES = {
 }
 
 
-def draw(found: dict[str, Any], folder: Path) -> None:
+def draw(results: dict[str, Any], folder: Path) -> None:
     """Writes ``memory.png`` and ``time.png`` from as much as the sections have found.
 
     Args:
-        found: by section.
+        results: by section.
         folder: where to.
     """
     use_style()
-    if saved := found.get("memory", {}).get("saved", {}).get("irevnet_cifar"):
+    if saved := results.get("memory", {}).get("saved", {}).get("irevnet_cifar"):
         figure, axis = plt.subplots(figsize=(6.4, 4.2))
         mebibytes = {v: [count / 2**20 for count in c] for v, c in saved["bytes"].items()}
         _lines(axis, saved["blocks_per_stage"], mebibytes)
@@ -38,7 +38,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         plt.close(figure)
     cases = [
         case
-        for case in found.get("step_time", {}).get("cases", [])
+        for case in results.get("step_time", {}).get("cases", [])
         if case["network"] == "irevnet_cifar" and case["dropout"] and "float32" in case["mode"]
     ]
     if cases:
@@ -48,7 +48,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         chosen = {case["blocks_per_stage"]: case for case in cases if case["batch_size"] == size}
         depths = sorted(chosen)
         figure, axis = plt.subplots(figsize=(6.4, 4.2))
-        axis.axhline(1, color=_STYLES["stored"][0], linewidth=1.2)
+        axis.axhline(1, color=STYLES["stored"][0], linewidth=1.2)
         variants = [v for v in LABELS if v in chosen[depths[0]]["over_stored"]]
         ratios = {v: [chosen[depth]["over_stored"][v] for depth in depths] for v in variants}
         _lines(
@@ -74,7 +74,7 @@ def _lines(
 ) -> None:
     """A line for each variant against depth, with a band between its quartiles."""
     for variant, heights in values.items():
-        colour, marker, line = _STYLES[variant]
+        colour, marker, line = STYLES[variant]
         known = depths[: len(heights)]  # a run that was interrupted has fewer
         axis.plot(known, heights, line, color=colour, marker=marker, label=LABELS[variant])
         if bounds:

@@ -10,26 +10,26 @@ from torch.nn import functional
 import irevnet
 from benchmarks.settings import Save, Settings, built
 from benchmarks.steps import gradients, relative_difference, relu_signs, smooth
-from irevnet.checkpoint import read_tensors
-from irevnet.zoo import pretrained_path
+from irevnet.runs import pretrained_path
+from irevnet.weights import read_tensors
 
 __all__ = ["gradient_agreement", "trained_network"]
 
 Activation = Callable[[torch.nn.Module], torch.nn.Module]
 
 
-def gradient_agreement(settings: Settings, found: dict[str, Any], save: Save) -> None:
+def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Gradients of the reversible backward against those of stored activations."""
-    found["networks"] = []
+    results["networks"] = []
     for name in ("irevnet_digits", "irevnet_digits_bijective"):
         try:
             trained = irevnet.create_model(name, pretrained="digits")
         except ValueError as error:
-            found.setdefault("left_out", {})[name] = str(error)
+            results.setdefault("left_out", {})[name] = str(error)
             continue
         weights = "trained, from the zoo"
         arguments = _overrides_of(name)
-        found["networks"].append(_agreement(settings, name, arguments, trained, weights))
+        results["networks"].append(_agreement(settings, name, arguments, trained, weights))
         save()
     released, bijective = settings.blocks
     # Dropout has no weights: those trained with it serve without it, too.
@@ -37,15 +37,15 @@ def gradient_agreement(settings: Settings, found: dict[str, Any], save: Save) ->
         trained, weights = trained_network(settings, name)
         for more in kinds:
             arguments = settings.arguments(name, **more)
-            found["networks"].append(_agreement(settings, name, arguments, trained, weights))
+            results["networks"].append(_agreement(settings, name, arguments, trained, weights))
             save()
     # What remains of the difference where no ReLU can open or close by a rounding error.
-    found["smooth"] = []
+    results["smooth"] = []
     for name in settings.blocks:
         trained, weights = trained_network(settings, name, dropout=0.0, activation=smooth)
         arguments = settings.arguments(name, dropout=0.0)
         row = _agreement(settings, name, arguments, trained, weights, activation=smooth)
-        found["smooth"].append(row)
+        results["smooth"].append(row)
         save()
 
 

@@ -6,30 +6,23 @@ and their time is scaled to all of them, as every row takes the same; what is co
 timed whole. All take turns in every round.
 """
 
-import argparse
 import dataclasses
-import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import Run, make_parser
 from benchmarks.measure import estimate, interleave, ratios
-from benchmarks.memory_and_speed import slug
-from benchmarks.provenance import ROOT, describe_run, public_command
 from irevnet import create_model
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
 from irevnet.analysis.jacobian import jacobians
 
 __all__ = ["Sizes", "main", "measure"]
-
-FILE = "jacobian.json"
 
 
 @dataclass(frozen=True)
@@ -55,21 +48,21 @@ def loop(model: nn.Module, image: Tensor, rows: int) -> Tensor:
     """The first rows of the Jacobian, one backward pass each, by the image alone."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
-    found = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out[:rows]]
-    return torch.stack(found).flatten(1)
+    results = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out[:rows]]
+    return torch.stack(results).flatten(1)
 
 
 def loop_with_parameters(model: nn.Module, image: Tensor, rows: int) -> Tensor:
     """The same by ``backward()``, which makes the gradients of all parameters, too."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
-    found = []
+    results = []
     for value in out[:rows]:
         image.grad = None
         value.backward(retain_graph=True)
-        found.append(image.grad)
+        results.append(image.grad)
     model.zero_grad()
-    return torch.stack(found).flatten(1)
+    return torch.stack(results).flatten(1)
 
 
 def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
@@ -124,37 +117,23 @@ def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.jacobian")
+    parser = make_parser("jacobian", threads=None)
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
-    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     chosen = parser.parse_args(arguments)
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
     device = torch.device(chosen.device)
+    run = Run("jacobian", arguments, chosen, device)
     sizes = Sizes(memory=2**33 if device.type == "cuda" else 2**28)
     if chosen.quick:
         sizes = dataclasses.replace(
             sizes, in_shape=(3, 8, 8), blocks=(1, 1, 1), rounds=1, rows=4, memory=2**24
         )
-    root = Path("scratch") if chosen.quick else ROOT / "results"
-    output = chosen.output or root / "benchmarks" / slug(device)
-    started, clock = datetime.now(UTC), time.perf_counter()
-    found = measure(sizes, device)
-    command = public_command("jacobian", sys.argv[1:] if arguments is None else arguments)
-    record = {
-        "provenance": describe_run(command, started, time.perf_counter() - clock),
-        "settings": dataclasses.asdict(sizes)
-        | {"device": str(device), "threads": torch.get_num_threads()},
-        **found,
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / FILE
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    for name, ratio in found["times_as_fast_as"].items():
+    results = measure(sizes, device)
+    settings = dataclasses.asdict(sizes)
+    settings |= {"device": str(device), "threads": torch.get_num_threads()}
+    path = run.save({"settings": settings, **results})
+    for name, ratio in results["times_as_fast_as"].items():
         print(f"{ratio['value']:.1f} times as fast as {name}", file=sys.stderr)
     return path
 

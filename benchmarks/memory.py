@@ -15,11 +15,11 @@ __all__ = ["capacity", "memory"]
 GIB = 2**30
 
 
-def memory(settings: Settings, found: dict[str, Any], save: Save) -> None:
+def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Saved bytes against depth; the peak of a whole step against depth and batch size."""
-    found["saved"] = {}
+    results["saved"] = {}
     for name in settings.blocks:
-        counts = found["saved"][name] = {
+        counts = results["saved"][name] = {
             "batch_size": settings.batch_size,
             "blocks_per_stage": list(settings.byte_depths),
             # memcnn keeps tensors where autograd cannot see them.
@@ -33,10 +33,10 @@ def memory(settings: Settings, found: dict[str, Any], save: Save) -> None:
         native = _saved_at(settings, name, settings.blocks[name])
         counts["at_blocks_per_stage"] = settings.blocks[name]
         counts["at_bytes"] = native
-    found["peak"] = {}
+    results["peak"] = {}
     name = "irevnet_cifar"
     for what, sizes in (("batch_size", settings.batches), ("blocks_per_stage", settings.depths)):
-        counts = found["peak"][what] = {
+        counts = results["peak"][what] = {
             "network": name,
             "sizes": list(sizes),
             **(
@@ -56,7 +56,7 @@ def memory(settings: Settings, found: dict[str, Any], save: Save) -> None:
             save()
 
 
-def capacity(settings: Settings, found: dict[str, Any], save: Save, peak: dict[str, Any]) -> None:
+def capacity(settings: Settings, results: dict[str, Any], save: Save, peak: dict[str, Any]) -> None:
     """The largest batch and the deepest network that fit into so much memory.
 
     Between two steps there are parameters, buffers and the optimiser's momentum, within one the
@@ -65,18 +65,18 @@ def capacity(settings: Settings, found: dict[str, Any], save: Save, peak: dict[s
 
     Args:
         settings: sizes of the run.
-        found: to be filled.
+        results: to be filled.
         save: called as it fills.
         peak: what :func:`memory` has found of peaks.
     """
-    found["budgets"] = list(settings.budgets)
-    found["how"] = (
+    results["budgets"] = list(settings.budgets)
+    results["how"] = (
         "tried until memory ran out"
         if settings.device.type == "cuda"
         else "extrapolated from measured slopes"
     )
     for what, counts in peak.items():
-        rows = found[what] = {"lines": {}, "fits": {}}
+        rows = results[what] = {"lines": {}, "fits": {}}
         for variant in settings.variants:
             total = [
                 a + b
@@ -116,7 +116,7 @@ def _step_bytes(
 
 
 def _search(settings: Settings, what: str, variant: str, budget: int) -> int:
-    """The largest size of which a CUDA device that had so many GiB could make a step."""
+    """The largest size whose training step fits a CUDA device of that many GiB."""
     name = "irevnet_cifar"
     total = torch.cuda.get_device_properties(settings.device).total_memory
     if budget * GIB > total:

@@ -116,7 +116,7 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
         left_out["compiled F"] = "no C++ compiler"
         settings = dataclasses.replace(settings, compile=False)
     settings = dataclasses.replace(settings, skip=(*settings.skip, *left_out))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     record: dict[str, Any] = {
         "provenance": {},
         "settings": _plain(settings),
@@ -126,14 +126,14 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
         "section_seconds": {},
         "complete": False,
         "targets": [],
-        "sections": found,
+        "sections": results,
     }
     command = public_command("memory_and_speed", sys.argv[1:])
 
     def save() -> None:
         record["provenance"] = describe_run(command, started, time.perf_counter() - clock)
         record["load_average"]["after"] = _load()
-        record["targets"] = targets(found)
+        record["targets"] = targets(results)
         partial = output / f".{FILE}"
         partial.write_text(json.dumps(record, indent=1) + "\n")
         partial.replace(output / FILE)
@@ -142,15 +142,15 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
         warnings.filterwarnings("ignore", module="memcnn")
         for name in [name for name in SECTIONS if name in names]:
             begun = time.perf_counter()
-            section = found[name] = {}
+            section = results[name] = {}
             if name == "capacity":
-                capacity(settings, section, save, found.get("memory", {}).get("peak", {}))
+                capacity(settings, section, save, results.get("memory", {}).get("peak", {}))
             else:
                 SECTIONS[name](settings, section, save)
             record["section_seconds"][name] = round(time.perf_counter() - begun, 1)
             print(f"{name}: {record['section_seconds'][name]} s", flush=True)
             save()
-            _draw(found, output)
+            _draw(results, output)
     record["complete"] = set(names) == set(SECTIONS)
     save()
     for row in record["targets"]:
@@ -161,13 +161,13 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
 _VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
-def _draw(found: dict[str, Any], output: Path) -> None:
+def _draw(results: dict[str, Any], output: Path) -> None:
     try:
         from benchmarks.figures import draw
     except ImportError as error:  # a bare machine measures without drawing
         print(f"no figures: {error}")
         return
-    draw(found, output)
+    draw(results, output)
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

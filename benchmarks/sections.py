@@ -16,4 +16,4 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "step_time": step_time,
     "throughput": training_throughput,
 }
-"""In the order in which they run: what others need first, what takes longest last."""
+"""In running order: each section after its dependencies, the longest last."""

@@ -17,7 +17,7 @@ __all__ = ["inverse_throughput", "step_time", "training_throughput"]
 Candidate = tuple[str, Mode]
 
 
-def step_time(settings: Settings, found: dict[str, Any], save: Save) -> None:
+def step_time(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Seconds of a training step of every variant, over depth, batch size, network and mode.
 
     Beside them the forward pass alone, without gradients: recovering activations evaluates every F
@@ -34,7 +34,7 @@ def step_time(settings: Settings, found: dict[str, Any], save: Save) -> None:
         *((bijective, settings.blocks[bijective], size, {}, mode) for mode in (PLAIN, fast)),
         *((released, blocks, size, {}, PLAIN) for blocks in settings.depths),
     ]
-    found["cases"] = []
+    results["cases"] = []
     for name, blocks, batch_size, more, mode in cases:
         steps = {}
         for variant in settings.variants:
@@ -45,7 +45,7 @@ def step_time(settings: Settings, found: dict[str, Any], save: Save) -> None:
                 steps["forward"] = forward_pass(model, images, mode)
         seconds = interleave(steps, settings.rounds, settings.device)
         forward = seconds.pop("forward")
-        found["cases"].append(
+        results["cases"].append(
             {
                 "network": name,
                 "dropout": more.get("dropout", 0.1 if name == released else 0.0),
@@ -62,7 +62,7 @@ def step_time(settings: Settings, found: dict[str, Any], save: Save) -> None:
         save()
 
 
-def training_throughput(settings: Settings, found: dict[str, Any], save: Save) -> None:
+def training_throughput(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Images a second in training: the released code's way, and the best settings found here.
 
     A pilot tries all settings; what it chooses is then timed anew beside the released code's way,
@@ -72,7 +72,7 @@ def training_throughput(settings: Settings, found: dict[str, Any], save: Save) -
     modes = [Mode(bfloat16, last) for bfloat16, last in product((False, True), repeat=2)]
     candidates = list(product(("stored", "reversible"), modes))
     pilot = _pilot(settings, name, candidates)
-    found.update(
+    results.update(
         network=name,
         batch_size=settings.throughput_batch,
         blocks_per_stage=settings.blocks[name],
@@ -85,37 +85,37 @@ def training_throughput(settings: Settings, found: dict[str, Any], save: Save) -
         try:
             second = _pilot(settings, name, [*best, *compiled])
             best = _fastest(second)
-            found["pilot_compiled"] = {_title(*c): estimate(t) for c, t in second.items()}
+            results["pilot_compiled"] = {_title(*c): estimate(t) for c, t in second.items()}
         except Exception as error:
-            found["pilot_compiled"] = f"{type(error).__name__}: {error}".splitlines()[0]
+            results["pilot_compiled"] = f"{type(error).__name__}: {error}".splitlines()[0]
         save()
     else:
-        found["pilot_compiled"] = "not tried"
+        results["pilot_compiled"] = "not tried"
     chosen = [("stored", PLAIN), *(candidate for candidate in best if candidate[1] != PLAIN)]
     seconds = {_title(*c): t for c, t in _time(settings, name, chosen, settings.rounds).items()}
     released = _title("stored", PLAIN)
-    found["chosen"] = {variant: _title(variant, mode) for variant, mode in best}
-    found["released"] = released
-    found["images_per_second"] = {
+    results["chosen"] = {variant: _title(variant, mode) for variant, mode in best}
+    results["released"] = released
+    results["images_per_second"] = {
         title: estimate(settings.throughput_batch / t for t in values)
         for title, values in seconds.items()
     }
-    found["over_released"] = {
+    results["over_released"] = {
         title: estimate(ratios(seconds[released], values)) for title, values in seconds.items()
     }
-    found["rounds"] = seconds
+    results["rounds"] = seconds
     save()
     trained, _ = trained_network(settings, name, dropout=0.0)
-    found["gradient_difference"] = {
+    results["gradient_difference"] = {
         _title(*candidate): _difference_from_released(settings, name, trained, *candidate)
         for candidate in chosen[1:]
     }
     save()
 
 
-def inverse_throughput(settings: Settings, found: dict[str, Any], save: Save) -> None:
+def inverse_throughput(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Images a second through ``encode`` and through ``inverse``, evaluation mode."""
-    found["cases"] = []
+    results["cases"] = []
     cases = [
         *((name, settings.arguments(name), settings.batch_size) for name in settings.blocks),
         (
@@ -134,7 +134,7 @@ def inverse_throughput(settings: Settings, found: dict[str, Any], save: Save) ->
                 "inverse": lambda m=model, z=z: m.inverse(z),
             }
             seconds = interleave(tasks, 2 * settings.rounds, settings.device)
-        found["cases"].append(
+        results["cases"].append(
             {
                 "network": name,
                 "image": list(model.in_shape),

@@ -5,10 +5,10 @@ from typing import Any
 
 __all__ = ["targets"]
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
-def targets(found: Found) -> list[dict[str, Any]]:
+def targets(results: Results) -> list[dict[str, Any]]:
     """Rows ``{what, target, measured, met}`` from what the sections have found.
 
     ``measured`` is a number or an estimate (a median with quartiles, whose median decides). Both
@@ -19,32 +19,32 @@ def targets(found: Found) -> list[dict[str, Any]]:
             "Gradients, reversible against stored, float32, trained weights: relative difference",
             "at most 1e-5",
             lambda value: value <= 1e-5,
-            _worst(found, "float32"),
+            _worst(results, "float32"),
         ),
         (
             "The same in float64",
             "at most 1e-12",
             lambda value: value <= 1e-12,
-            _worst(found, "float64"),
+            _worst(results, "float64"),
         ),
         (
             "Step time, reversible over stored, released CIFAR-10 network, batch 32",
             "at most 1.30",
             lambda value: value <= 1.30,
-            _released_step(found, "over_stored"),
+            _released_step(results, "over_stored"),
         ),
         (
             "Step time, reversible over checkpointing every block, the same",
             "below 1",
             lambda value: value < 1,
-            _released_step(found, "over_checkpoint"),
+            _released_step(results, "over_checkpoint"),
         ),
         *(
             (
                 f"Saved bytes, reversible, {name}: largest over smallest, 8 to 64 blocks a stage",
                 "at most 1.05",
                 lambda value: value <= 1.05,
-                _growth(found, name),
+                _growth(results, name),
             )
             for name in ("irevnet_cifar", "irevnet_cifar_bijective")
         ),
@@ -52,21 +52,21 @@ def targets(found: Found) -> list[dict[str, Any]]:
             "Saved bytes, stored over reversible, released CIFAR-10 network, batch 32",
             "at least 10",
             lambda value: value >= 10,
-            _saving(found),
+            _saving(results),
         ),
         (
             "Training throughput, best settings over the released code's way (stored, NCHW, "
             "float32)",
             "at least 2",
             lambda value: value >= 2,
-            _throughput(found),
+            _throughput(results),
         ),
         *(
             (
                 f"Throughput of inverse over encode, {name}, {mode}",
                 "at least 0.9",
                 lambda value: value >= 0.9,
-                _inverse(found, name, mode),
+                _inverse(results, name, mode),
             )
             for name in ("irevnet_cifar", "irevnet_cifar_bijective", "irevnet_b")
             for mode in ("float32, NCHW", "bfloat16 autocast, NCHW")
@@ -81,22 +81,24 @@ def _row(what: str, target: str, holds: Callable[[float], bool], measured: Any) 
     return {"what": what, "target": target, "measured": measured, "met": met}
 
 
-def _worst(found: Found, dtype: str) -> float | None:
-    return max((row[dtype] for row in found.get("gradients", {}).get("networks", [])), default=None)
+def _worst(results: Results, dtype: str) -> float | None:
+    return max(
+        (row[dtype] for row in results.get("gradients", {}).get("networks", [])), default=None
+    )
 
 
-def _released_step(found: Found, against: str) -> dict[str, float] | None:
+def _released_step(results: Results, against: str) -> dict[str, float] | None:
     wanted = ("irevnet_cifar", 0.1, 18, 32, "float32, NCHW")
     keys = ("network", "dropout", "blocks_per_stage", "batch_size", "mode")
-    for case in found.get("step_time", {}).get("cases", []):
+    for case in results.get("step_time", {}).get("cases", []):
         measured = tuple(case[key] for key in keys)
         if measured == wanted:
             return case[against].get("reversible")
     return None
 
 
-def _growth(found: Found, name: str) -> float | None:
-    saved = found.get("memory", {}).get("saved", {}).get(name)
+def _growth(results: Results, name: str) -> float | None:
+    saved = results.get("memory", {}).get("saved", {}).get(name)
     if saved is None:
         return None
     counts = dict(
@@ -108,22 +110,22 @@ def _growth(found: Found, name: str) -> float | None:
     return max(wanted) / min(wanted)
 
 
-def _saving(found: Found) -> float | None:
-    saved = found.get("memory", {}).get("saved", {}).get("irevnet_cifar", {})
+def _saving(results: Results) -> float | None:
+    saved = results.get("memory", {}).get("saved", {}).get("irevnet_cifar", {})
     if (saved.get("at_blocks_per_stage"), saved.get("batch_size")) != (18, 32):
         return None
     return saved["at_bytes"]["stored"] / saved["at_bytes"]["reversible"]
 
 
-def _throughput(found: Found) -> dict[str, float] | None:
-    throughput = found.get("throughput", {})
+def _throughput(results: Results) -> dict[str, float] | None:
+    throughput = results.get("throughput", {})
     if throughput.get("blocks_per_stage") != 18 or "over_released" not in throughput:
         return None
     return max(throughput["over_released"].values(), key=lambda gain: gain["value"])
 
 
-def _inverse(found: Found, name: str, mode: str) -> dict[str, float] | None:
-    for case in found.get("inverse", {}).get("cases", []):
+def _inverse(results: Results, name: str, mode: str) -> dict[str, float] | None:
+    for case in results.get("inverse", {}).get("cases", []):
         if (case["network"], case["mode"]) == (name, mode) and case["batch_size"] >= 8:
             return case["inverse_over_encode"]
     return None

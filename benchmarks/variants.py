@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import irevnet
-from irevnet.coupling import CouplingBlock
-from irevnet.layers import merge, split
-from irevnet.model import IRevNet
+from irevnet.network.model import IRevNet
+from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.layers import merge, split
 
 __all__ = ["LABELS", "UnavailableError", "build", "unavailable"]
 

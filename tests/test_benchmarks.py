@@ -11,7 +11,15 @@ import pytest
 import torch
 
 import irevnet
-from benchmarks import jacobian, memory_and_speed, time_to_accuracy, variants
+from benchmarks import (
+    against_revnet,
+    balance,
+    jacobian,
+    memory_and_speed,
+    photographs,
+    time_to_accuracy,
+    variants,
+)
 from benchmarks.measure import (
     estimate,
     fit_line,
@@ -35,9 +43,9 @@ from benchmarks.steps import (
 )
 from benchmarks.targets import targets
 from irevnet.analysis.memory import saved_bytes
-from irevnet.checkpoint import load_weights, read_tensors
 from irevnet.data import load_digits
 from irevnet.training import evaluate
+from irevnet.weights import load_weights, read_tensors
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -205,8 +213,8 @@ def test_images_are_of_the_networks_size(tmp_path):
     assert (images.shape, labels.shape, name) == ((3, 3, 32, 32), (3,), "uniform noise")
 
 
-def met(found):
-    return {row["what"]: row["met"] for row in targets(found)}
+def met(actual):
+    return {row["what"]: row["met"] for row in targets(actual)}
 
 
 def test_targets_are_judged_by_what_was_measured():
@@ -235,14 +243,14 @@ def test_targets_are_judged_by_what_was_measured():
         "batch_size": 8,
         "inverse_over_encode": ratio | {"value": 0.89},
     }
-    found = {
+    actual = {
         "step_time": {"cases": [case]},
         "memory": {"saved": {"irevnet_cifar": saved}},
         "gradients": {"networks": [rows, rows | {"float32": 1e-5}]},
         "throughput": {"blocks_per_stage": 18, "over_released": {"a": ratio | {"value": 2}}},
         "inverse": {"cases": [inverse]},
     }
-    answers = met(found)
+    answers = met(actual)
     (gradient32, gradient64, stored, checkpoint, growth, other, saving, throughput) = list(
         answers.values()
     )[:8]
@@ -288,8 +296,8 @@ def test_a_run_writes_everything_it_promises(folder, written):
 
 
 def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
-    def interrupted(settings, found, save):
-        found["partial"] = [1]
+    def interrupted(settings, actual, save):
+        actual["partial"] = [1]
         save()
         raise KeyboardInterrupt
 
@@ -357,8 +365,8 @@ class TestTimeToAccuracy:
             tensors, metadata = read_tensors(weights / f"{run['model']}-{run['seed']}.safetensors")
             model = irevnet.create_model(metadata["model"], **metadata["overrides"])
             load_weights(model, tensors, "weights")
-            found = evaluate(model, load_digits().test)
-            assert found.accuracy == run["test_accuracy"] == metadata["metrics"]["test_accuracy"]
+            actual = evaluate(model, load_digits().test)
+            assert actual.accuracy == run["test_accuracy"] == metadata["metrics"]["test_accuracy"]
         assert record["families"]["resnet"]["networks"] == 2
         assert record["targets"][0]["met"] is False
 
@@ -407,3 +415,38 @@ class TestTimeToAccuracy:
         assert slow["met"] is False
         assert slow["measured"] is None
         assert time_to_accuracy.target({"resnet": families["resnet"]})["met"] is None
+
+
+def test_time_against_revnet(tmp_path):
+    path = against_revnet.main(["--quick", "--output", str(tmp_path)])
+    record = json.loads(path.read_text())["cifar10"]
+    ours, theirs = (record["rounds"][name][0] for name in record["networks"])
+    assert record["step_over_revnet"]["value"] == pytest.approx(ours / theirs)
+
+
+def test_photographs_come_back_in_a_fresh_process(tmp_path):
+    path = photographs.main(["--quick", "--output", str(tmp_path)])
+    entry = json.loads(path.read_text())["networks"]["irevnet_b"]
+    assert entry["float"]["equal_as_uint8"] == entry["fixed"]["equal_as_uint8"] == 2
+    assert 0 < entry["float"]["largest_relative_error"] < 1e-4
+    kept, batch = entry["saved_bytes_per_image"], entry["largest_batch_in_80_gb"]
+    assert kept["reversible"] < kept["balanced"] < kept["stored"]
+    assert batch["reversible"] > batch["stored"]
+    assert (tmp_path / "photographs.png").stat().st_size > 0
+
+
+def test_crops_are_of_photographs():
+    crops = photographs.crops(4, 64)
+    assert crops.shape == (4, 3, 64, 64)
+    assert crops.min() >= 0
+    assert crops.max() <= 1
+    assert len({crop.sum().item() for crop in crops}) == 4
+
+
+def test_time_against_memory(tmp_path):
+    path = balance.main(["--quick", "--output", str(tmp_path)])
+    record = json.loads(path.read_text())
+    share = record["saved_share"]
+    assert share["stored"] == 1 > share["balanced"] > share["reversible"]
+    assert len(record["rounds"]["balanced"]) == 1
+    assert (tmp_path / "balance.png").stat().st_size > 0

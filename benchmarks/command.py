@@ -1,0 +1,69 @@
+"""What the command lines of small benchmarks share: options, the clock, the file they write."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.memory_and_speed import slug
+from benchmarks.provenance import ROOT, describe_run, public_command
+
+__all__ = ["Run", "make_parser"]
+
+
+def make_parser(module: str, threads: int | None = 1) -> argparse.ArgumentParser:
+    """A parser of the options that all have.
+
+    Args:
+        module: its name in this package.
+        threads: of the CPU, by default; None leaves the choice to torch.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
+    default = "torch's choice" if threads is None else threads
+    parser.add_argument("--threads", type=int, default=threads, help=f"of the CPU; {default}")
+    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    return parser
+
+
+class Run:
+    """A run from the command line, which begins when this is made.
+
+    Args:
+        module: the benchmark, whose results are ``<module>.json``.
+        arguments: of the command line, None for those of the process.
+        chosen: what they say.
+        device: that is measured.
+
+    Attributes:
+        output: the folder of results; made when they are saved.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str] | None,
+        chosen: argparse.Namespace,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if chosen.threads:
+            torch.set_num_threads(chosen.threads)
+        root = Path("scratch") if chosen.quick else ROOT / "results"
+        self.output: Path = chosen.output or root / "benchmarks" / slug(torch.device(device))
+        self._module = module
+        self._command = public_command(module, sys.argv[1:] if arguments is None else arguments)
+        self._started, self._clock = datetime.now(UTC), time.perf_counter()
+
+    def save(self, results: dict[str, Any]) -> Path:
+        """Writes the results with their provenance; returns the file."""
+        provenance = describe_run(self._command, self._started, time.perf_counter() - self._clock)
+        self.output.mkdir(parents=True, exist_ok=True)
+        path = self.output / f"{self._module}.json"
+        path.write_text(json.dumps({"provenance": provenance, **results}, indent=1) + "\n")
+        return path
