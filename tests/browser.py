@@ -34,6 +34,7 @@ class Browser:
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         answer = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self.session = f"/session/{answer['sessionId']}"
+        self.call("POST", "/timeouts", {"script": 120_000})
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         connection = http.client.HTTPConnection(self.host, timeout=60)
@@ -49,6 +50,12 @@ class Browser:
     def open(self, page: Path) -> None:
         self.log()
         self.call("POST", "/url", {"url": page.as_uri()})
+
+    def scheme(self, scheme: str) -> None:
+        """Makes the system's colour scheme ``"light"`` or ``"dark"``; the next page follows it."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
+        self.call("POST", "/goog/cdp/execute", command)
 
     def width(self, pixels: int) -> None:
         metrics = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 600}

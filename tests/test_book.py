@@ -8,7 +8,9 @@ import subprocess
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from browser import CHROMIUM, Browser
@@ -91,11 +93,22 @@ LOOK = r"""
     set: document.querySelectorAll("mjx-container").length,
     missing: [...document.images].filter((i) => !i.naturalWidth).map((i) => i.src),
     unnamed: [...document.querySelectorAll("article img")].filter((i) => !i.alt).map((i) => i.src),
+    loaded: [...document.scripts, ...document.querySelectorAll("link[rel=stylesheet]")]
+      .map((element) => element.src || element.href).filter(Boolean),
     remote: performance.getEntriesByType("resource").map((e) => e.name)
       .filter((name) => !/^(file|data|blob):/.test(name)),
   });
 })();
 """
+# Of scripts and styles, uncompressed.
+MOST_BYTES = 1_800_000
+
+
+def weight(loaded: list[str]) -> int:
+    """Bytes of the scripts and styles that a page has loaded."""
+    return sum(Path(unquote(urlsplit(url).path)).stat().st_size for url in set(loaded))
+
+
 CONTENT_WIDTH = "done(document.documentElement.scrollWidth);"
 
 
@@ -112,7 +125,61 @@ def test_a_page_reads_well(page: str, browser: Browser) -> None:
     assert seen["missing"] == []
     assert seen["unnamed"] == []
     assert seen["remote"] == []
+    assert weight(seen["loaded"]) < MOST_BYTES
     assert [entry["message"] for entry in browser.log() if entry["level"] == "SEVERE"] == []
     for width in (1280, 390):
         browser.width(width)
         assert browser.run(CONTENT_WIDTH) <= width, "the page scrolls sideways"
+
+
+# What axe-core looks for (https://dequeuniversity.com/rules/axe/4.4), less three rules, which are
+# about lists as Sphinx writes them, of signatures and of references.
+AXE = """
+const still = document.createElement("style");
+still.textContent = "* { transition: none !important; animation: none !important; }";
+document.head.append(still);
+requestAnimationFrame(() => axe.run(document, {
+  runOnly: ["wcag2a", "wcag2aa", "wcag21aa"],
+  rules: {
+    "definition-list": { enabled: false },
+    "aria-required-children": { enabled: false },
+    "aria-roles": { enabled: false },
+  },
+  resultTypes: ["violations"],
+}).then((results) => done(results.violations.map((v) => v.id + ": " +
+  v.nodes.slice(0, 3).map((n) => `${n.html.slice(0, 160)} ${n.failureSummary}`).join(" | ")))));
+"""
+
+
+@needs_book
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", pages())
+def test_a_page_has_no_barriers_that_axe_finds(page: str, scheme: str, browser: Browser) -> None:
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    browser.width(1280)
+    browser.scheme(scheme)
+    browser.open(HTML / page)
+    browser.run(f"{axe}; done(null);")
+    assert browser.run(AXE) == []
+
+
+@needs_book
+@needs_browser
+def test_a_figure_opens_larger_and_closes_again(browser: Browser) -> None:
+    browser.width(1280)
+    browser.open(HTML / "jacobian.html")
+    opened = browser.run("""
+      const link = document.querySelector("a.enlarge");
+      link.focus();
+      link.click();
+      const image = document.querySelector("dialog[open] img");
+      done([image.src === link.href, image.alt === link.querySelector("img").alt]);
+    """)
+    assert opened == [True, True]
+    closed = browser.run("""
+      document.querySelector("dialog[open] button").click();
+      const focused = document.activeElement.classList;
+      done([document.querySelector("dialog[open]"), focused.contains("enlarge")]);
+    """)
+    assert closed == [None, True]

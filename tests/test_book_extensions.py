@@ -56,17 +56,22 @@ def folder(tmp_path: Path) -> Path:
     condition = {
         "what": "mean error",
         "measured": "2.5e-06 [2e-06, 3e-06]",
+        "metric": "inversion.i-revnet.error",
+        "value": 2.5e-6,
+        "low": 2e-6,
+        "high": 3e-6,
         "bound": "at most 5e-06",
         "source": "inversion/metrics.json",
-        "holds": True,
+        "state": "holds",
     }
-    failed = condition | {"what": "largest <error>", "measured": "1", "holds": False}
+    failed = condition | {"what": "largest <error>", "value": 1.0, "low": 1, "high": 1}
+    failed["state"] = "open"
     row = {
         "id": "C1",
         "claim": "The input is recovered.",
         "paper": "about 5e-6",
         "n": 1797,
-        "verdict": "partly",
+        "verdict": "inconclusive",
         "conditions": [condition, failed],
     }
     write(tmp_path / "results/toy/claims/claims.json", {"experiment": "toy", "rows": [row]})
@@ -159,7 +164,8 @@ def build(folder: Path, page: str) -> tuple[str, str]:
     (folder / "inversion.md").write_text("---\norphan: true\n---\n\n# Inversion\n")
     (folder / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
-        "extensions = ['myst_parser', 'family_table', 'results', 'results_directives', 'slider']\n"
+        "extensions = ['myst_parser', 'answer', 'experiments', 'results_table', 'recipe', "
+        "'figures', 'notebooks', 'results', 'results_directives', 'slider']\n"
         "myst_enable_extensions = ['substitution', 'dollarmath']\n"
     )
     outcome = subprocess.run(
@@ -184,12 +190,16 @@ def test_directives(folder: Path) -> None:
     assert warnings == ""
     assert "1,797 images" in page
     table = page[page.index("<table") : page.index("</table>")]
-    for text in ("C1", 'href="inversion.html"', "The input is recovered.", "about 5e-6", "partly"):
+    for text in ("C1", "The input is recovered.", "about 5e-6", "inconclusive"):
         assert text in table
-    assert "<strong>2.5e-06 [2e-06, 3e-06]</strong>; rule: at most 5e-06; <em>holds</em>" in table
-    assert "largest &lt;error&gt;: <strong>1</strong>; rule: at most 5e-06; <em>does not" in table
+    table = re.sub("<[^>]*>", "", table)
+    assert (
+        r"mean error: \(2.50\ (2.00 \text{ to } 3.00) \times 10^{-6}\); "
+        r"rule: at most \(5 \times 10^{-6}\); holds"
+    ) in table
+    assert r"largest &lt;error&gt;: 1; rule: at most \(5 \times 10^{-6}\); open" in table
     rest = page[page.index("</table>") :]
-    assert 'class="verdict verdict-partly' in rest
+    assert '<details class="verdict verdict-inconclusive"><summary>' in rest
     assert "n = 1,797" in rest
     rest = re.sub("<[^>]*>", "", rest)
     assert "python -m pipeline.run inversion --experiment toy" in rest
@@ -198,6 +208,71 @@ def test_directives(folder: Path) -> None:
     assert "started 2025-01-02 03:04 UTC, took 12 s" in rest
     assert "2 x A processor, Linux x86_64; python 3.11.9, torch 2.15.0" in rest
     assert "There are no results in this repository yet." in rest
+
+
+def test_the_answer_and_the_scorecard(folder: Path) -> None:
+    write(folder / "results/toy/inversion/gallery.png", {})
+    (folder / "inversion.md").write_text("")
+    page, warnings = build(
+        folder,
+        "```{finding} C1\n```\n\n```{answer}\n```\n\n```{reconstructions}\n```\n\n"
+        "```{scorecard}\n```\n\n```{tested-on}\n```\n\n```{verdict} C1\n```\n",
+    )
+    assert warnings == ""
+    text = re.sub("<[^>]*>", "", page)
+    assert (
+        "Finding. C1 is inconclusive on toy: largest &lt;error&gt; 1, rule: at most "
+        r"\(5 \times 10^{-6}\)."
+    ) in text
+    assert "Of the paper\N{RIGHT SINGLE QUOTATION MARK}s 1 claims, on toy 1 inconclusive." in text
+    assert "_images/gallery.png" in page
+    assert "The input is recovered" in text
+    assert "toy (toy). Nothing was tested on the thousand classes of ILSVRC-2012" in text
+
+
+def test_a_figure_unfolds_how_it_was_made(folder: Path) -> None:
+    (folder / "results/toy/inversion/error.png").touch()
+    cells = [{"source": ["x"]}, {"source": ["results.save_figure(figure, ", '"error.png")']}]
+    write(folder / "results/toy/inversion/inversion.ipynb", {"cells": cells})
+    page, warnings = build(
+        folder, "```{figure} results/toy/inversion/error.png\n:alt: Errors\nA caption.\n```\n"
+    )
+    assert warnings == ""
+    origin = page[page.index("How this figure was made") :]
+    for text in (
+        "python -m pipeline.run inversion --experiment toy",
+        "Commit 0123456789, 2 x A processor, 12 s",
+        "Cell 2 of the notebook",
+    ):
+        assert text in origin
+
+
+def test_notebooks_are_appendices(folder: Path) -> None:
+    notebook = "# What comes back?\n\n```{image} error.png\n:alt: 0a1b\n```\n"
+    (folder / "results/toy/inversion/inversion.md").write_text(notebook)
+    (folder / "results/toy/inversion/error.png").touch()
+    (folder / "last.md").write_text("# Last\n")
+    build(folder, "```{toctree}\nresults/toy/inversion/inversion\nlast\n```\n")
+    built = (folder / "_build/results/toy/inversion/inversion.html").read_text()
+    assert "<title>Inversion, toy, notebook" in built
+    assert "<strong>What comes back?</strong>" in built
+    assert 'alt="Picture 1 of the notebook: What comes back?"' in built
+    assert 'title="Last"\n             accesskey="N"' not in built
+    last = (folder / "_build/last.html").read_text()
+    assert 'title="Inversion' not in last
+    assert "results/" in (folder / "_build/_static/language_data.js").read_text()
+
+
+def test_without_results_the_first_page_says_so(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    page, warnings = build(
+        tmp_path,
+        "```{answer}\n```\n\n```{reconstructions}\n```\n\n```{scorecard}\n```\n\n"
+        "```{finding} C1\n```\n",
+    )
+    assert warnings == ""
+    assert page.count("There are no results in this repository yet.") == 2
+    assert "No experiment has been run yet." in page
 
 
 def test_benchmarks_by_device(folder: Path) -> None:
@@ -289,7 +364,7 @@ def families(folder: Path) -> Path:
 
 def table(page: str) -> list[list[str]]:
     """The text of the cells, by row; a star before those that are heads."""
-    body = page[page.index('<table class="family-table') : page.index("</table>")]
+    body = page[page.index('<table class="results-table') : page.index("</table>")]
     rows = [re.findall(r"<t([hd])[^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr")[1:]]
     return [
         ["*" * (kind == "h") + html.unescape(re.sub("<[^>]*>", "", text)) for kind, text in row]
@@ -300,7 +375,7 @@ def table(page: str) -> list[list[str]]:
 def test_a_table_has_a_row_for_each_family(families: Path) -> None:
     page, warnings = build(
         families,
-        "```{family-table} toy separation\n"
+        "```{results-table} toy separation\n"
         ":corner: of {{ results.toy.inversion.n }}\n"
         "$L$, *SVM*: percent(svm)\n"
         "'rank: 2': number(rank, 2)\n"
@@ -328,7 +403,7 @@ def test_a_table_has_a_row_for_each_family(families: Path) -> None:
 def test_a_table_has_chosen_families_as_columns(families: Path) -> None:
     page, warnings = build(
         families,
-        "```{family-table} toy separation\n:families: resnet irevnet\n:transposed:\n"
+        "```{results-table} toy separation\n:families: resnet irevnet\n:transposed:\n"
         "rank: number(rank, 2)\nSVM: percent(svm, 0)\n```\n",
     )
     assert warnings == ""
@@ -341,10 +416,103 @@ def test_a_table_has_chosen_families_as_columns(families: Path) -> None:
 
 def test_a_star_stands_for_the_family(families: Path) -> None:
     page, warnings = build(
-        families, "```{family-table} toy separation\nstate: found.*.state\n```\n"
+        families, "```{results-table} toy separation\nstate: found.*.state\n```\n"
     )
     assert warnings == ""
     assert table(page) == [["*", "*state"], ["*RevNet", "exact"]]
+
+
+def test_a_table_has_differences_of_families(families: Path) -> None:
+    difference = {"value": -0.015, "low": -0.02, "high": 0.01, "n": 6}
+    write(
+        families / "results/toy/accuracy/metrics.json",
+        {"differences": {"irevnet_bijective_minus_resnet": difference}},
+    )
+    page, warnings = build(
+        families, "```{results-table} toy accuracy\npoints: points(differences.*)\n```\n"
+    )
+    assert warnings == ""
+    minus = "\N{MINUS SIGN}"
+    assert table(page) == [
+        ["*", "*points"],
+        [f"*bijective {minus} ResNet", f"{minus}1.50 ({minus}2.00 to 1.00)"],
+    ]
+
+
+def test_a_table_has_other_rows_than_families(families: Path) -> None:
+    text = (
+        "```{results-table} toy separation\n:keys: first = irevnet; second = irevnet_bijective\n"
+        "SVM: percent(svm)\nlargest: number(largest)\n```\n"
+    )
+    page, warnings = build(families, text)
+    assert warnings == ""
+    assert table(page) == [
+        ["*", "*SVM", "*largest"],
+        ["*first", "97.8% (97.1 to 98.4%)", ""],
+        ["*second", "97.8%", "4.50"],
+    ]
+    wrong = text.replace("largest)", "wrong)")
+    assert "none of irevnet, irevnet_bijective has a value in a column" in build(families, wrong)[1]
+    unfinished = text.replace("= irevnet_bijective", "")
+    assert "second is not followed by =" in build(families, unfinished)[1]
+
+
+def test_a_table_of_a_benchmark(families: Path) -> None:
+    write(
+        families / "results/benchmarks/cpu-3-threads/photographs.json",
+        {"sizes": [1, 1500], "batch": {"fits": [32, 64]}},
+    )
+    text = (
+        "```{results-table} benchmarks cpu_3_threads\n:corner: size\n:transposed:\n"
+        ":keys: {{ benchmarks.cpu_3_threads.photographs.sizes[0] }} GB = 0; "
+        "{{ number(benchmarks.cpu_3_threads.photographs.sizes[1]) }} GB = -1\n"
+        "batch: number(photographs.batch.fits[*])\n```\n"
+    )
+    page, warnings = build(families, text)
+    assert warnings == ""
+    assert table(page) == [["*size", "*1 GB", "*1,500 GB"], ["*batch", "32", "64"]]
+    unknown = text.replace("benchmarks cpu_3_threads\n", "benchmarks cpu_4_threads\n")
+    assert "benchmarks.cpu_4_threads is not in any" in build(families, unknown)[1]
+
+
+# --- parts for each experiment --------------------------------------------------------------------
+
+
+def test_a_part_of_a_page_is_there_for_each_experiment(folder: Path) -> None:
+    write(folder / "results/other/inversion/metrics.json", {"n": 5, "error": 2.5e-6})
+    (folder / "params.yaml").write_text(
+        "default: other\nother: {data: {name: cifar10}}\ntoy: {data: {name: digits}}\n"
+    )
+    (folder / "results/other/a.png").touch()
+    (folder / "results/toy/a.png").touch()
+    page, warnings = build(
+        folder,
+        "::::{experiments} inversion\n## <title> in <experiment>\n\n"
+        "{{ number(results.<experiment>.inversion.n) }} images.\n<default>The default.\n\n"
+        "```{image} results/<experiment>/a.png\n---\n"
+        'alt: "{{ number(results.<experiment>.inversion.n) }} of {{ number(2.5e-6) }}"\n---\n```\n'
+        "::::\n\n::::{experiments} inversion toy\nOnly toy: <experiment>.\n::::\n\n"
+        "::::{experiments} inversion gone\nNothing.\n::::\n\n"
+        "::::{experiments} metamers\nNothing.\n::::\n",
+    )
+    assert warnings == ""
+    assert re.findall("<h2>(.*?)<", page) == ["CIFAR-10 in other", "Handwritten digits in toy"]
+    assert "5 images. The default." in page
+    assert page.count("The default.") == 1
+    assert "Only toy: toy." in page
+    assert "Nothing." not in page
+    assert page.count("There are no results in this repository yet.") == 1
+    times = "\N{MULTIPLICATION SIGN} 10\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT SIX}"
+    assert f'alt="5 of 2.50 {times}"' in page
+    assert f'alt="1,797 of 2.50 {times}"' in page
+
+
+def test_a_number_that_an_alternative_text_lacks_is_named(folder: Path) -> None:
+    (folder / "a.png").touch()
+    _, warnings = build(
+        folder, '```{image} a.png\n---\nalt: "of {{ number(results.toy.wrong) }}"\n---\n```\n'
+    )
+    assert "results.toy.wrong is not in any results file" in warnings
 
 
 def test_what_a_table_lacks_is_named(families: Path) -> None:
@@ -369,21 +537,21 @@ def test_what_a_table_lacks_is_named(families: Path) -> None:
     ]
     page, warnings = build(
         families,
-        "\n".join(f"```{{family-table}} {name}\n{body}\n```\n" for name, body, _ in lacking),
+        "\n".join(f"```{{results-table}} {name}\n{body}\n```\n" for name, body, _ in lacking),
     )
     assert [message for _, _, message in lacking if message not in warnings] == []
-    assert warnings.count("family-table") == len(lacking)
+    assert warnings.count("results-table") == len(lacking)
     assert "<table" not in page
 
 
 def test_a_table_of_an_experiment_without_results(families: Path) -> None:
-    page, warnings = build(families, "```{family-table} cifar10 separation\na: svm\n```\n")
+    page, warnings = build(families, "```{results-table} cifar10 separation\na: svm\n```\n")
     assert warnings == ""
     assert "There are no results in this repository yet." in page
 
 
 def test_a_table_follows_the_results(families: Path) -> None:
-    page = "```{family-table} toy data\nimages: images\n```\n"
+    page = "```{results-table} toy data\nimages: images\n```\n"
     for images in ("3", "4"):
         write(families / "results/toy/data/metrics.json", {"resnet": {"images": images}})
         assert table(build(families, page)[0])[1] == ["*ResNet", images]
@@ -422,7 +590,7 @@ def test_a_slider_has_names_values_and_the_whole_picture(walk: Path) -> None:
             f'<input type="range" id="slider-{number}" min="0" max="2" step="1" value="1"' in page
         )
     data = json.loads(html.unescape(re.search(r'data-walk="([^"]*)" hidden', page).group(1)))
-    assert data["values"] == ["0.00", "2.00", "4.00"]
+    assert data["values"] == ["0", "2", "4"]
     assert data["notes"] == [
         [f"{name} {step}\nof 3" for step in range(3)] for name in ("<colour>", "grey")
     ]
@@ -486,5 +654,79 @@ def test_a_slider_moves(walk: Path, step: int, script: str) -> None:
         f"&lt;colour&gt; {step}\nof 3",
         f"grey {step}\nof 3",
     ]
-    assert f'aria-valuetext="{2 * step}.00"' in view
-    assert f">{2 * step}.00</output>" in view
+    assert f'aria-valuetext="{2 * step}"' in view
+    assert f">{2 * step}</output>" in view
+
+
+def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder: Path) -> None:
+    train = folder / "results/cifar10_recipe/train"
+    write(train / "base-0/metrics.json", {"validation_accuracy": 0.8})
+    write(train / "base-0/provenance.json", {"timing": {"training": 1234.5}})
+    write(train / "sgd-0/metrics.json", {"validation_accuracy": 0.75})
+    page, warnings = build(folder, "```{trials} cifar10_recipe base\n```\n")
+    assert warnings == ""
+    rows = [
+        [re.sub("<[^>]*>", "", cell).strip() for cell in re.findall("<td.*?</td>", row, re.DOTALL)]
+        for row in re.findall("<tr.*?</tr>", page, re.DOTALL)
+    ]
+    by_name = {row[0]: row[1:] for row in rows if row}
+    assert by_name["base"] == ["the recipe", "3", "1,234", "80.0", ""]
+    assert by_name["sgd"][-3:] == ["", "75.0", "-5.0"]
+    assert by_name["smoothing 02"] == ["label smoothing 0.2", "3", "", "not run yet", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [("mnist base", "experiment must be one of"), ("digits base", "digits.models has no base")],
+)
+def test_trials_that_are_not_there_are_named(folder: Path, arguments: str, message: str) -> None:
+    _, warnings = build(folder, f"```{{trials}} {arguments}\n```\n")
+    assert message in warnings
+
+
+# --- a published book -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(extension: ModuleType) -> ModuleType:
+    return importlib.import_module("published")
+
+
+def test_a_published_book_knows_where_it_is(published: ModuleType) -> None:
+    assert published.settings("", "") == {}
+    chosen = published.settings("Some-One/the.book", "")
+    assert (
+        chosen["html_baseurl"] == chosen["ogp_site_url"] == "https://some-one.github.io/the.book/"
+    )
+    assert chosen["html_theme_options"]["repository_url"] == "https://github.com/Some-One/the.book"
+    elsewhere = published.settings("a/b", "https://example.org/book")
+    assert elsewhere["html_baseurl"] == "https://example.org/book/"
+    assert "html_theme_options" not in published.settings("", "https://example.org/")
+
+
+@pytest.mark.parametrize("repository", ["book", "https://github.com/a/b", "a/b/c", "a b/c"])
+def test_a_repository_is_an_owner_and_a_name(published: ModuleType, repository: str) -> None:
+    with pytest.raises(Exception, match="BOOK_REPOSITORY must be owner/name"):
+        published.settings(repository, "")
+
+
+def test_the_address_of_a_book_is_one(published: ModuleType) -> None:
+    with pytest.raises(Exception, match="BOOK_URL must begin with"):
+        published.settings("", "example.org")
+
+
+# --- pages that load what they use ----------------------------------------------------------------
+
+
+def test_only_icons_that_are_used_are_left(extension: ModuleType) -> None:
+    light = importlib.import_module("light")
+    icons = (
+        '{bars:[448,512,["navicon"],"f0c9","M0 96C0"],"file-pdf":[512,512,[],"f1c1",["M0","M1"]],'
+        'x:[1,2,[],"58","M3"]}'
+    )
+    assert light.used(['<i class="fa-solid fa-navicon"></i>']) == {"solid", "navicon"}
+    assert light.only(icons, {"navicon"}) == '{bars:[448,512,["navicon"],"f0c9","M0 96C0"],}'
+    assert light.only(icons, {"file-pdf", "x"}) == icons.replace(
+        icons[1 : icons.index('"file')], ""
+    )
+    assert light.only("var data = [1, 2];", set()) == "var data = [1, 2];"

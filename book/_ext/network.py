@@ -83,6 +83,47 @@ class NetworkSizes(SphinxDirective):
         return _table(self, rows, "--rrr")
 
 
+class Models(SphinxDirective):
+    """A table of all models of the zoo: input, parameters, trained weights and their accuracy."""
+
+    def run(self) -> list[nodes.Node]:
+        import torch
+
+        import irevnet
+        from pipeline.files import read_json
+        from pipeline.params import ROOT
+
+        trained: dict[str, list[str]] = {}
+        for path in sorted((ROOT / "results").glob("*/weights/runs.json")):
+            self.env.note_dependency(str(path))
+            for run in read_json(path):
+                if run["published"]:
+                    accuracy = f"{100 * run['metrics']['test_accuracy']:.1f}%"
+                    entry = f'`"{path.parent.parent.name}"` ({accuracy})'
+                    trained.setdefault(run["model"], []).append(entry)
+        for path in Path(irevnet.__file__).parent.glob("*.py"):
+            self.env.note_dependency(str(path))
+        rows = [
+            ["name", "class", "input", "classes", "parameters", "`pretrained=` (test accuracy)"]
+        ]
+        for name in irevnet.list_models():
+            with torch.device("meta"):
+                model = irevnet.create_model(name)
+            arguments = irevnet.zoo.model_arguments(name)
+            shape = getattr(model, "in_shape", (3, 224, 224))  # torchvision's ResNet-50
+            rows.append(
+                [
+                    f"`{name}`",
+                    type(model).__name__,
+                    " x ".join(map(str, shape)),
+                    str(arguments.get("num_classes", 1000)),
+                    f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+                    ", ".join(trained.get(name, [])),
+                ]
+            )
+        return _table(self, rows, "---rr-")
+
+
 def _table(directive: SphinxDirective, rows: list[list[str]], columns: str) -> list[nodes.Node]:
     """A table with a head; ``columns`` has an ``r`` for each that is aligned at the right."""
     head, *body = rows
@@ -111,6 +152,7 @@ def _draw_figures(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives, and draws the figures that are older than their script."""
+    app.add_directive("models", Models)
     app.add_directive("parameter-counts", ParameterCounts)
     app.add_directive("network-sizes", NetworkSizes)
     app.connect("builder-inited", _draw_figures)

@@ -5,7 +5,7 @@ Pages write ``{{ percent(results.digits.accuracy.resnet.accuracy) }}``; the subs
 ``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold, and
 :func:`mean_of_runs` for what training runs have measured. A key that is not there is a warning that
 names it. Pages are read again when the contents of a results file change. The directives that show
-results are in :mod:`results_directives` and :mod:`family_table`.
+results are in :mod:`results_directives` and :mod:`results_table`.
 """
 
 import copy
@@ -13,30 +13,41 @@ import hashlib
 import json
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+from pipeline import notation
+from pipeline.notation import Shown
 
 __all__ = [
     "BENCHMARK",
     "MissingResultError",
     "Results",
-    "Shown",
     "load",
     "mean_of_runs",
     "number",
     "percent",
+    "points",
     "setup",
     "show_number",
     "show_percent",
+    "show_points",
 ]
 
 BENCHMARK = "memory_and_speed.json"
-FILES = ("metrics.json", "provenance.json", "claims.json", BENCHMARK, "jacobian.json")
+FILES = (
+    "metrics.json",
+    "provenance.json",
+    "claims.json",
+    BENCHMARK,
+    "against_revnet.json",
+    "jacobian.json",
+    "photographs.json",
+)
 
 
 class MissingResultError(Exception):
@@ -93,64 +104,29 @@ class Results:
         raise MissingResultError(f"{self._name} is not a number; it has: {', '.join(self._value)}")
 
 
-class Shown(NamedTuple):
-    """A number in digits, the bounds of its interval, if any, and what belongs to all of them."""
-
-    value: str
-    bounds: Sequence[str] = ()
-    sign: str = ""
-    exponent: int = 0
-
-    def on_one_line(self) -> str:
-        """With the interval in brackets behind the number."""
-        interval = self._interval(self.sign)
-        if self.exponent:
-            return self._mathematics(rf"{self.value}\ {interval}" if interval else self.value)
-        return f"{self.value}{self.sign} {interval}".rstrip()
-
-    def apart(self) -> tuple[str, str]:
-        """The number, and its interval in brackets; that is empty if there is none."""
-        interval = self._interval("")
-        if self.exponent:
-            return self._mathematics(self.value), interval and self._mathematics(interval)
-        return f"{self.value}{self.sign}", interval.replace(")", f"{self.sign})")
-
-    def _interval(self, sign: str) -> str:
-        if not self.bounds:
-            return ""
-        low, high = self.bounds
-        # No line may break inside of the brackets.
-        to = r" \text{ to } " if self.exponent else "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-        return f"({low}{sign}{to}{high}{sign})"
-
-    def _mathematics(self, digits: str) -> str:
-        return rf"${digits} \times 10^{{{self.exponent}}}$"
-
-
 def show_percent(value: float | Results, digits: int = 1) -> Shown:
     """What :func:`percent` writes, in parts."""
-    shown, *bounds = (f"{100 * x:.{digits}f}" for x in _value_and_bounds(value))
-    return Shown(shown, bounds, sign="%")
+    return notation.show_percent(_value_and_bounds(value), digits)
+
+
+def show_points(value: float | Results, digits: int = 2) -> Shown:
+    """What :func:`points` writes, in parts."""
+    return notation.show_points(_value_and_bounds(value), digits)
 
 
 def show_number(value: float | Results, digits: int = 3) -> Shown:
     """What :func:`number` writes, in parts."""
-    numbers = _value_and_bounds(value)
-    if all(isinstance(x, int) for x in numbers):
-        shown, *bounds = (f"{x:,}" for x in numbers)
-        return Shown(shown, bounds)
-    exponent = int(f"{numbers[0]:.{digits - 1}e}".split("e")[1])
-    if -4 <= exponent < 6:
-        places = max(0, digits - 1 - exponent)
-        shown, *bounds = (f"{x:,.{places}f}" for x in numbers)
-        return Shown(shown, bounds)
-    shown, *bounds = (f"{x / 10**exponent:.{digits - 1}f}" for x in numbers)
-    return Shown(shown, bounds, exponent=exponent)
+    return notation.show_number(_value_and_bounds(value), digits)
 
 
 def percent(value: float | Results, digits: int = 1) -> str:
     """A share as ``97.8%``; an estimate as ``97.8% (97.1% to 98.4%)``."""
     return show_percent(value, digits).on_one_line()
+
+
+def points(value: float | Results, digits: int = 2) -> str:
+    """A difference of shares in points; an estimate is followed by its interval in brackets."""
+    return show_points(value, digits).on_one_line()
 
 
 def number(value: float | Results, digits: int = 3) -> str:
@@ -217,30 +193,16 @@ def _load_results(app: Sphinx) -> None:
         "mean_of_runs": mean_of_runs,
         "number": number,
         "percent": percent,
+        "points": points,
     }
     app.env.myst_config = config
-
-
-def _name_notebook(app: Sphinx, document: nodes.document) -> None:
-    """Gives an executed notebook a title that tells it from its chapter in the contents."""
-    match = re.fullmatch(r"results/([^/]+)/(?:[^/]+/)*([^/]+)/[^/]+", app.env.docname)
-    titles = list(document.findall(nodes.title))
-    if not match or not titles:
-        return
-    experiment, run = match.groups()
-    question = titles[0].astext()
-    what = f"run {run}" if "/train/" in app.env.docname else "executed notebook"
-    title = f"{experiment}: {what}"
-    titles[0].replace_self(nodes.title(title, title))
-    section = document.next_node(nodes.section)
-    section.insert(1, nodes.paragraph("", "", nodes.strong("", question)))
 
 
 class _Outdated:
     """Names the pages to read again when a results file has changed."""
 
     uses_results: ClassVar = re.compile(
-        r"\{\{|\{(claims|verdict|provenance|targets|family-table)\}"
+        r"\{\{|\{(answer|scorecard|finding|reconstructions|tested-on|experiments|claims|verdict|provenance|targets|results-table|trials)\}"
     )
 
     def __call__(self, app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
@@ -258,7 +220,5 @@ class _Outdated:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Loads the results when a build starts."""
     app.connect("builder-inited", _load_results, priority=600)
-    # Before the table of contents and the titles are collected, at 500.
-    app.connect("doctree-read", _name_notebook, priority=400)
     app.connect("env-get-outdated", _Outdated())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

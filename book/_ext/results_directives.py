@@ -1,4 +1,4 @@
-"""Directives that show results: ``{claims}``, ``{verdict}``, ``{provenance}`` and ``{targets}``.
+"""Directives for results: ``claims``, ``verdict``, ``finding``, ``provenance``, ``targets``.
 
 They read what :mod:`results` has loaded. Where there are no results yet, they say so.
 """
@@ -15,18 +15,26 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from pipeline.answer import SYMBOLS, finding, load_experiments, title
+from pipeline.notation import show_bound, show_metric
 from results import BENCHMARK, Results, number
 
-__all__ = ["NO_RESULTS", "ResultsDirective", "setup"]
+__all__ = ["NO_RESULTS", "ResultsDirective", "badge", "claim_page", "root", "setup"]
 
-SYMBOLS = {
-    "reproduced": "\N{CHECK MARK}",
-    "partly": "\N{CIRCLE WITH LEFT HALF BLACK}",
-    "not reproduced": "\N{MULTIPLICATION X}",
-    "not tested here": "\N{EN DASH}",
-}
 NO_RESULTS = "There are no results in this repository yet."
 logger = logging.getLogger(__name__)
+
+
+def root(srcdir: str | Path) -> Path:
+    """The repository that ``results`` beside the pages belongs to."""
+    return Path(srcdir, "results").resolve().parent
+
+
+def claim_page(srcdir: str | Path, claim_id: str) -> str | None:
+    """The page that has the claim's verdict, a name without suffix."""
+    pattern = re.compile(rf"^```+\{{verdict\}}.*\b{claim_id}\b", re.MULTILINE)
+    pages = sorted(Path(srcdir).glob("*.md"))
+    return next((page.stem for page in pages if pattern.search(page.read_text())), None)
 
 
 class ResultsDirective(SphinxDirective):
@@ -36,6 +44,26 @@ class ResultsDirective(SphinxDirective):
     def tables(self) -> dict[str, Any]:
         """What :func:`load` has read."""
         return self.env.results_tables
+
+    def title(self, experiment: str) -> str:
+        """What the images of an experiment are called."""
+        return title(experiment, root(self.env.srcdir))
+
+    def conditions(self, claim: dict[str, Any]) -> nodes.Element:
+        """What was measured, the bound that was fixed before, and whether it holds."""
+        if not claim["conditions"]:
+            return nodes.paragraph("", claim["note"])
+        items = nodes.bullet_list()
+        for condition in claim["conditions"]:
+            measured, rule = (
+                self.parse_inline(show(condition))[0] for show in (show_metric, show_bound)
+            )
+            line = nodes.paragraph("", f"{condition['what']}: ")
+            line += nodes.strong("", "", *measured)
+            line += [nodes.Text("; rule: "), *rule, nodes.Text("; ")]
+            line += nodes.emphasis("", condition["state"])
+            items += nodes.list_item("", line)
+        return items
 
     def missing(self, message: str) -> list[nodes.Node]:
         """Warns that a page asks for what is not there, and shows nothing."""
@@ -50,8 +78,8 @@ class ClaimsTable(ResultsDirective):
 
     def run(self) -> list[nodes.Node]:
         experiments = self.arguments or sorted(self.tables["claims"])
-        found = [name for name in experiments if name in self.tables["claims"]]
-        return [self.table(name) for name in found] or [nodes.paragraph("", NO_RESULTS)]
+        shown = [name for name in experiments if name in self.tables["claims"]]
+        return [self.table(name) for name in shown] or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, experiment: str) -> nodes.table:
         heads = ["", "The paper claims", "Verdict", "The paper's evidence", "Measured here", "n"]
@@ -59,60 +87,89 @@ class ClaimsTable(ResultsDirective):
         group = nodes.tgroup(cols=len(heads))
         group += [nodes.colspec(colwidth=width) for width in widths]
         head, body = nodes.thead(), nodes.tbody()
-        head += _row(nodes.paragraph("", text) for text in heads)
+        head += _row(nodes.paragraph("", text or "Id") for text in heads)
         for claim in self.tables["claims"][experiment].values():
             body += _row(
                 [
                     self.link(claim),
                     nodes.paragraph("", claim["claim"]),
-                    nodes.paragraph("", "", _badge(claim["verdict"])),
+                    nodes.paragraph("", "", badge(claim["verdict"])),
                     nodes.paragraph("", claim["paper"]),
-                    _conditions(claim),
+                    self.conditions(claim),
                     nodes.paragraph("", _count(claim["n"])),
                 ]
             )
         group += [head, body]
-        title = nodes.title("", f"Experiment {experiment}")
+        title = nodes.title("", f"{self.title(experiment)} ({experiment})")
         return nodes.table("", title, group, classes=["claims"])
 
     def link(self, claim: dict[str, Any]) -> nodes.paragraph:
-        pages = [Path(condition["source"]).parts[0] for condition in claim["conditions"]]
-        page = next((page for page in pages if page in self.env.found_docs), None)
-        if page is None:
-            return nodes.paragraph("", claim["id"])
-        children, _ = self.parse_inline(f"[{claim['id']}]({page}.md)")
-        return nodes.paragraph("", "", *children)
+        page = claim_page(self.env.srcdir, claim["id"])
+        text = f"[{claim['id']}]({page}.md)" if page in self.env.found_docs else claim["id"]
+        return nodes.paragraph("", "", *self.parse_inline(text)[0])
 
 
 class Verdict(ResultsDirective):
-    """``{verdict} C1 [C9]``: what every experiment says about these claims."""
+    """``{verdict} C1 [C9]``: what every experiment says about these claims, a line each.
+
+    The paper's evidence and the conditions are folded below the line.
+    """
 
     required_arguments = 1
     optional_arguments = 8
 
     def run(self) -> list[nodes.Node]:
         claims = self.tables["claims"]
-        boxes: list[nodes.Node] = []
+        lines: list[nodes.Node] = []
         for claim_id in self.arguments:
-            found = [name for name in sorted(claims) if claim_id in claims[name]]
-            if claims and not found:
+            shown = [name for name in sorted(claims) if claim_id in claims[name]]
+            if claims and not shown:
                 return self.missing(f"no claims.json has a row {claim_id}")
-            boxes += [self.box(name, claims[name][claim_id]) for name in found]
-        return boxes or [nodes.paragraph("", NO_RESULTS)]
+            lines += [node for name in shown for node in self.line(name, claims[name][claim_id])]
+        if not lines:
+            return [nodes.paragraph("", NO_RESULTS)]
+        return [nodes.container("", *lines, classes=["verdicts"])]
 
-    def box(self, experiment: str, claim: dict[str, Any]) -> nodes.container:
-        head = nodes.paragraph("", "", classes=["verdict-head"])
-        head += [nodes.strong("", claim["id"]), nodes.Text(f" on {experiment}: ")]
-        head += _badge(claim["verdict"])
+    def line(self, experiment: str, claim: dict[str, Any]) -> list[nodes.Node]:
+        head = nodes.inline("", "", classes=["verdict-head"])
+        head += [nodes.strong("", claim["id"]), nodes.Text(f" on {self.title(experiment)} (")]
+        head += [nodes.literal("", experiment), nodes.Text(") ")]
+        head += badge(claim["verdict"])
         terms = nodes.definition_list()
         for term, content in [
             ("The paper's evidence", nodes.paragraph("", claim["paper"])),
-            ("Measured here (n = " + _count(claim["n"]) + ")", _conditions(claim)),
+            ("Measured here (n = " + _count(claim["n"]) + ")", self.conditions(claim)),
         ]:
             terms += nodes.definition_list_item(
                 "", nodes.term("", term), nodes.definition("", content)
             )
-        return nodes.container("", head, terms, classes=["verdict", _class(claim["verdict"])])
+        opened = f'<details class="verdict {_class(claim["verdict"])}"><summary>'
+        return [
+            nodes.raw("", opened, format="html"),
+            head,
+            nodes.raw("", "</summary>", format="html"),
+            terms,
+            nodes.raw("", "</details>", format="html"),
+        ]
+
+
+class Finding(ResultsDirective):
+    """``{finding} [C1 C9]``: a sentence for each claim, with the number that decides it.
+
+    A body says more, or is the finding where no claim is named.
+    """
+
+    optional_arguments = 4
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        experiments = load_experiments(root(self.env.srcdir))
+        findings = (finding(experiments, claim_id) for claim_id in self.arguments)
+        text = " ".join(filter(None, [*findings, "\n".join(self.content)]))
+        if not text:
+            text = "Not tested here." if experiments else NO_RESULTS
+        children = self.parse_inline(f"**Finding.** {text}")[0]
+        return [nodes.container("", nodes.paragraph("", "", *children), classes=["finding"])]
 
 
 class Provenance(ResultsDirective):
@@ -131,8 +188,8 @@ class Provenance(ResultsDirective):
         for name in experiments:
             if name in runs and runs[name] is None:
                 return self.missing(f"results/{name}/{question}/provenance.json is not there")
-        found = [name for name in experiments or runs if runs.get(name)]
-        boxes = [self.box(name, question, runs[name]) for name in found]
+        shown = [name for name in experiments or runs if runs.get(name)]
+        boxes = [self.box(name, question, runs[name]) for name in shown]
         return boxes or [nodes.paragraph("", NO_RESULTS)]
 
     @staticmethod
@@ -212,7 +269,7 @@ class Targets(ResultsDirective):
 
 def _met(target: dict[str, Any]) -> nodes.inline:
     words = {True: "reached", False: "not reached", None: "not measured here"}
-    verdicts = {True: "reproduced", False: "not reproduced", None: "not tested here"}
+    verdicts = {True: "consistent", False: "inconsistent", None: "not tested here"}
     text = f"{SYMBOLS[verdicts[target['met']]]} {words[target['met']]}"
     return nodes.inline(text, text, classes=["verdict-badge", _class(verdicts[target["met"]])])
 
@@ -225,26 +282,14 @@ def _class(verdict: str) -> str:
     return "verdict-" + re.sub(r"\W+", "-", verdict)
 
 
-def _badge(verdict: str) -> nodes.inline:
+def badge(verdict: str) -> nodes.inline:
+    """A verdict as a word with a symbol, in its colour."""
     text = f"{SYMBOLS.get(verdict, '')} {verdict}".strip()
     return nodes.inline(text, text, classes=["verdict-badge", _class(verdict)])
 
 
 def _count(n: int | None) -> str:
     return "\N{EN DASH}" if n is None else f"{n:,}"
-
-
-def _conditions(claim: dict[str, Any]) -> nodes.bullet_list:
-    """What was measured, the bound that was fixed before, and whether it holds."""
-    answers = {True: "holds", False: "does not hold", None: "open"}
-    items = nodes.bullet_list()
-    for condition in claim["conditions"]:
-        line = nodes.paragraph("", f"{condition['what']}: ")
-        line += nodes.strong("", condition["measured"])
-        line += nodes.Text(f"; rule: {condition['bound']}; ")
-        line += nodes.emphasis("", answers[condition["holds"]])
-        items += nodes.list_item("", line)
-    return items
 
 
 def _summary(run: dict[str, Any]) -> str:
@@ -263,6 +308,7 @@ def _summary(run: dict[str, Any]) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives."""
     app.add_directive("claims", ClaimsTable)
+    app.add_directive("finding", Finding)
     app.add_directive("verdict", Verdict)
     app.add_directive("provenance", Provenance)
     app.add_directive("targets", Targets)

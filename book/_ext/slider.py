@@ -67,7 +67,10 @@ def _controls(name: str, walk: dict[str, Any], alt: str) -> str:
     first, last = walk["ends"]
     if len(walk["notes"]) != len(lines) * len(heads):
         raise ValueError(f"notes are of {len(walk['notes'])} walks, not {len(lines) * len(heads)}")
-    values = [f"{first + (last - first) * step / (steps - 1):.2f}" for step in range(steps)]
+    equal = [first + (last - first) * step / (steps - 1) for step in range(steps)]
+    at = walk.get("values", equal)
+    digits = 0 if all(float(value).is_integer() for value in at) else 2
+    values = [f"{value:,.{digits}f}" for value in at]
     data = {"values": values, "notes": walk["notes"]}
     parts = [f'<div class="slider-view" data-walk="{html.escape(json.dumps(data))}" hidden>']
     parts.append(f'<div role="group" aria-label="{html.escape(alt)}">')

@@ -1,21 +1,25 @@
-"""The directive ``{family-table}``: an experiment's results, a row for each family of networks.
+"""The directive ``{results-table}``: measured numbers, a row for each family of networks.
 
 .. code-block:: text
 
-    ```{family-table} cifar10_cpu separation
+    ```{results-table} cifar10_cpu separation
     SVM, entry: percent(svm_first)
     SVM, rank correlation: number(svm_rank_correlation, 2)
     ```
 
-The arguments are an experiment and a question. The body is YAML: headings of columns, and what
-stands below them, a path in ``metrics.json`` formatted as by ``percent`` and ``number`` of
-:mod:`results`, or a path alone for a value as it is. A path starts below the entry of the family; a
-star shows where the family is elsewhere (``families.*.accuracy``). For a column that some families
-do not have there is ``{irevnet_bijective: number(representation_error)}``; the other cells stay
-empty. The interval of an estimate stands below its value.
+The arguments are an experiment and a question, or ``benchmarks`` and a device. The body is YAML:
+headings of columns, and what stands below them, a path in ``metrics.json`` formatted as by
+``percent``, ``points`` and ``number`` of :mod:`results`, or a path alone for a value as it is. A
+path starts below the entry of the family; a star shows where the family is elsewhere
+(``families.*.accuracy``). Differences of two families (``differences.*``) have rows, too. A
+column that some families do not have says which ones do, as in
+``{irevnet_bijective: number(representation_error)}``; the other cells stay empty. The interval of
+an estimate stands below its value.
 
-Options: ``families``, names of the only rows; ``transposed``, for a column for each family;
-``corner``, what stands above the labels at the left.
+Options: ``families``, names of the only rows; ``keys``, other rows than families, such as
+``training = train; test = test``: a label and what the star stands for, where a row may lack what
+another one has; ``transposed``, for a column for each of them; ``corner``, what stands above the
+labels at the left.
 """
 
 import functools
@@ -29,12 +33,12 @@ from docutils.parsers.rst import directives
 from results_directives import NO_RESULTS, ResultsDirective
 from sphinx.application import Sphinx
 
-from results import MissingResultError, Results, show_number, show_percent
+from results import MissingResultError, Results, show_number, show_percent, show_points
 
-__all__ = ["FamilyTable", "setup"]
+__all__ = ["ResultsTable", "setup"]
 
-_FORMATS = {"percent": show_percent, "number": show_number}
-_FORMAT = re.compile(r"(?:(percent|number)\(([^\s(),]+)(?:, *(\d+))?\)|([^\s(),]+))")
+_FORMATS = {"percent": show_percent, "points": show_points, "number": show_number}
+_FORMAT = re.compile(r"(?:(percent|points|number)\(([^\s(),]+)(?:, *(\d+))?\)|([^\s(),]+))")
 
 
 class Entry(NamedTuple):
@@ -54,7 +58,9 @@ class Entry(NamedTuple):
         """
         match = _FORMAT.fullmatch(text) if isinstance(text, str) else None
         if not match:
-            raise ValueError(f"{text!r} is not percent(path), number(path, digits) or a path")
+            raise ValueError(
+                f"{text!r} is not percent(path), points(path), number(path, digits) or a path"
+            )
         name, formatted, digits, alone = match.groups()
         path = formatted or alone
         path = path if "*" in path else f"*.{path}"
@@ -80,13 +86,14 @@ class Entry(NamedTuple):
 Column = Entry | dict[str, Entry]
 
 
-class FamilyTable(ResultsDirective):
-    """``{family-table} experiment question``."""
+class ResultsTable(ResultsDirective):
+    """``{results-table} experiment question`` or ``{results-table} benchmarks device``."""
 
     required_arguments = 2
     has_content = True
     option_spec: ClassVar = {
         "families": directives.unchanged_required,
+        "keys": directives.unchanged_required,
         "transposed": directives.flag,
         "corner": directives.unchanged_required,
     }
@@ -99,13 +106,15 @@ class FamilyTable(ResultsDirective):
                 none of the book's.
         """
         experiment, question = self.arguments
-        name = f"family-table {experiment} {question}"
+        name = f"results-table {experiment} {question}"
         try:
             columns = _columns("\n".join(self.content))
             chosen = _known(self.options.get("families", "").split())
+            keys = _keys(self.options.get("keys", ""))
         except (ValueError, yaml.YAMLError) as error:
             raise self.error(f"{name}: {error}") from error
-        if experiment not in self.tables["results"]:
+        measured = self.tables["results"] | {"benchmarks": self.tables["benchmarks"]}
+        if experiment not in measured:
             from pipeline.params import ROOT, load_params
 
             self.env.note_dependency(str(ROOT / "params.yaml"))
@@ -113,36 +122,51 @@ class FamilyTable(ResultsDirective):
                 return self.missing(f"{name}: params.yaml has no such experiment")
             return [nodes.paragraph("", NO_RESULTS)]
         try:
-            metrics = Results("results", self.tables["results"])[experiment][question]
-            return [self._table(columns, metrics, chosen or _families(columns, metrics))]
+            metrics = Results("results", measured)[experiment][question]
+            if not keys:
+                families = chosen or _families(columns, metrics)
+                keys = {_labels()[family]: family for family in families}
+            return [self._table(columns, metrics, keys)]
         except MissingResultError as error:
             return self.missing(f"{name}: {error}")
 
     def _table(
-        self, columns: dict[str, Column], metrics: Results, families: list[str]
+        self, columns: dict[str, Column], metrics: Results, keys: dict[str, str]
     ) -> nodes.table:
         grid = [[self._text(self.options.get("corner", "")), *map(self._text, columns)]]
-        for family in families:
-            cells = [self._cell(column, metrics, family) for column in columns.values()]
-            grid.append([self._text(_labels()[family]), *cells])
+        gaps = "keys" in self.options
+        for label, key in keys.items():
+            cells = [self._cell(column, metrics, key, gaps) for column in columns.values()]
+            grid.append([self._text(label), *cells])
+        if gaps and not all(
+            any(column) for column in zip(*(row[1:] for row in grid[1:]), strict=True)
+        ):
+            raise MissingResultError(f"none of {', '.join(keys.values())} has a value in a column")
         if "transposed" in self.options:
             grid = [list(row) for row in zip(*grid, strict=True)]
         rows = [nodes.row("", *map(_entry, range(len(row)), row)) for row in grid]
         group = nodes.tgroup(cols=len(grid[0]))
         group += [nodes.colspec(colwidth=1, stub=int(not place)) for place in range(len(grid[0]))]
         group += [nodes.thead("", rows[0]), nodes.tbody("", *rows[1:])]
-        table = nodes.table("", group, classes=["family-table"])
+        table = nodes.table("", group, classes=["results-table"])
         self.set_source_info(table)
         return table
 
     def _text(self, text: str) -> list[nodes.Node]:
         return self.parse_inline(text)[0] if text else []
 
-    def _cell(self, column: Column, metrics: Results, family: str) -> list[nodes.Node]:
+    def _cell(
+        self, column: Column, metrics: Results, family: str, gaps: bool = False
+    ) -> list[nodes.Node]:
         entry = column.get(family) if isinstance(column, dict) else column
         if entry is None:
             return []
-        value, interval = entry.of(metrics, family)
+        try:
+            value, interval = entry.of(metrics, family)
+        except MissingResultError:
+            if gaps:
+                return []
+            raise
         shown = self._text(value)
         if interval:
             below = nodes.inline("", "", *self._text(interval), classes=["interval"])
@@ -184,27 +208,47 @@ def _labels() -> dict[str, str]:
     # Imports torch, which pages without tables do not wait for.
     from pipeline.figures import FAMILY_LABELS
 
-    return FAMILY_LABELS
+    short = {name: label.removeprefix("i-RevNet, ") for name, label in FAMILY_LABELS.items()}
+    differences = {
+        f"{one}_minus_{other}": f"{short[one]} \N{MINUS SIGN} {short[other]}"
+        for one in short
+        for other in short
+        if one != other
+    }
+    return {**FAMILY_LABELS, **differences}
+
+
+def _shown() -> list[str]:
+    return [name for name in _labels() if "_minus_" not in name]
 
 
 def _known(names: Collection[str]) -> list[str]:
     """The names in the order of the book, if it has them."""
     if unknown := [name for name in names if name not in _labels()]:
-        raise ValueError(f"{', '.join(unknown)} is none of {', '.join(_labels())}")
+        raise ValueError(f"{', '.join(unknown)} is none of {', '.join(_shown())}")
     return [family for family in _labels() if family in names]
+
+
+def _keys(text: str) -> dict[str, str]:
+    """``label = key; label = key``."""
+    pairs = (part.partition("=") for part in text.split(";") if part.strip())
+    keys = {label.strip(): key.strip() for label, _, key in pairs}
+    if empty := [label for label, key in keys.items() if not key]:
+        raise ValueError(f"keys: {', '.join(empty)} is not followed by = and a key")
+    return keys
 
 
 def _families(columns: dict[str, Column], metrics: Results) -> list[str]:
     """The families that the file has where the columns look for them."""
-    found: set[str] = set()
+    trained: set[str] = set()
     for column in columns.values():
         there = column if isinstance(column, dict) else _find(metrics, column.place)
         if not isinstance(there, dict | Results):
             raise MissingResultError(f"{column.text}: {there!r} is a value and has no families")
-        found |= {family for family in _labels() if family in there}
-    if not found:
-        raise MissingResultError(f"there are none of the families {', '.join(_labels())}")
-    return _known(found)
+        trained |= {family for family in _labels() if family in there}
+    if not trained:
+        raise MissingResultError(f"there are none of the families {', '.join(_shown())}")
+    return _known(trained)
 
 
 def _find(value: Any, path: str) -> Any:  # noqa: ANN401
@@ -218,5 +262,5 @@ def _find(value: Any, path: str) -> Any:  # noqa: ANN401
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directive."""
-    app.add_directive("family-table", FamilyTable)
+    app.add_directive("results-table", ResultsTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

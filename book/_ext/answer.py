@@ -1,0 +1,109 @@
+"""The first page: the answer in a sentence, the pictures, and the scorecard.
+
+``{answer}`` is the sentence, ``{reconstructions}`` the gallery of the experiment with the longest
+training, ``{scorecard}`` a row for each claim with a badge for each experiment, ``{tested-on}``
+what was trained on what. All are made from the results by :mod:`pipeline.answer`.
+"""
+
+from typing import Any
+
+from docutils import nodes
+from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root
+from sphinx.application import Sphinx
+
+from pipeline.answer import Experiment, clause, load_experiments, sentence, tested_on
+
+__all__ = ["setup"]
+
+
+class AnswerDirective(ResultsDirective):
+    """What the directives of the first page share."""
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """Those of which a claim has been tested."""
+        return load_experiments(root(self.env.srcdir))
+
+    def text(self, text: str) -> list[nodes.Node]:
+        """Nodes of a line of Markdown."""
+        return self.parse_inline(text)[0]
+
+
+class Answer(AnswerDirective):
+    """``{answer}``: how many claims have which verdict, where, at what cost."""
+
+    def run(self) -> list[nodes.Node]:
+        """A paragraph that stands out."""
+        paragraph = nodes.paragraph("", "", *self.text(sentence(self.experiments)))
+        return [nodes.container("", paragraph, classes=["answer"])]
+
+
+class TestedOn(AnswerDirective):
+    """``{tested-on}``: images, networks and hardware of each experiment."""
+
+    def run(self) -> list[nodes.Node]:
+        """A paragraph."""
+        return [nodes.paragraph("", "", *self.text(tested_on(self.experiments) or NO_RESULTS))]
+
+
+class Reconstructions(AnswerDirective):
+    """``{reconstructions}``: test images and what the inverses return for them."""
+
+    def run(self) -> list[nodes.Node]:
+        """A figure; nothing where no experiment has one."""
+        for one in self.experiments:
+            picture = f"results/{one.name}/inversion/gallery.png"
+            if (root(self.env.srcdir) / picture).is_file():
+                alt = f"Test images, {one.title}, in the first row; below, what the inverses return"
+                figure = nodes.figure("", nodes.image(uri=picture, alt=alt), classes=["hero"])
+                figure += nodes.caption(
+                    "",
+                    "",
+                    *self.text(
+                        f"First row: test images ({one.title}). Below: what the inverses of "
+                        "trained networks return from the last representation. Whether they are "
+                        "the images again is [measured](inversion.md)."
+                    ),
+                )
+                self.set_source_info(figure)
+                return [figure]
+        return []
+
+
+class Scorecard(AnswerDirective):
+    """``{scorecard}``: a claim in each row, a column for each experiment."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table, each claim with a link to its page."""
+        experiments = self.experiments
+        if not experiments:
+            return [nodes.paragraph("", NO_RESULTS)]
+        rows = max((one.rows for one in experiments), key=len)
+        heads = ["Id", "Claim", *(f"{one.title}, `{one.name}`" for one in experiments)]
+        group = nodes.tgroup(cols=len(heads))
+        group += [nodes.colspec(colwidth=width) for width in (6, 50, *[20] * len(experiments))]
+        head, body = nodes.thead(), nodes.tbody()
+        head += nodes.row("", *(_entry(self.text(text)) for text in heads))
+        for row in rows:
+            page = claim_page(self.env.srcdir, row["id"])
+            text = f"[{clause(row)}]({page}.md)" if page in self.env.found_docs else clause(row)
+            cells = [self.text(row["id"]), self.text(text)]
+            cells += [[badge(one.verdict(row["id"]))] for one in experiments]
+            body += nodes.row("", *map(_entry, cells))
+        group += [head, body]
+        table = nodes.table("", group, classes=["scorecard"])
+        self.set_source_info(table)
+        return [table]
+
+
+def _entry(content: list[nodes.Node]) -> nodes.entry:
+    return nodes.entry("", nodes.paragraph("", "", *content))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the directives."""
+    app.add_directive("answer", Answer)
+    app.add_directive("reconstructions", Reconstructions)
+    app.add_directive("scorecard", Scorecard)
+    app.add_directive("tested-on", TestedOn)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

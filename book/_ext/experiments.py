@@ -1,0 +1,105 @@
+"""Parts of pages that repeat for each experiment, and numbers in alternative texts.
+
+.. code-block:: text
+
+    ::::{experiments} accuracy
+    ## <title>
+
+    {{ percent(results.<experiment>.accuracy.families.resnet.accuracy) }}
+    ::::
+
+is there once for each experiment that has results of the question, the longest training first;
+without results it says so. ``<experiment>`` is the name of the section in ``params.yaml``,
+``<title>`` what its images are called, ``<epochs>`` those of its networks. More arguments name the
+only experiments. A line with ``<default>`` in front is there for the default experiment only.
+
+In the options of directives, which MyST does not substitute, ``{{ ... }}`` becomes plain text: an
+``alt`` can hold numbers.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined, TemplateError
+from results_directives import NO_RESULTS, root
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from pipeline.answer import budget_of, title
+from pipeline.notation import plain
+from results import MissingResultError
+
+__all__ = ["expand", "setup"]
+
+_BLOCK = re.compile(
+    r"^(:{4,})\{experiments\} +(\S+)([^\n]*)\n(.*?)^\1 *$", re.MULTILINE | re.DOTALL
+)
+_OPTIONS = re.compile(
+    r"^(`{3,}|:{3,})(\{[\w-]+\}[^\n]*)\n---\n(.*?)^---$", re.MULTILINE | re.DOTALL
+)
+logger = logging.getLogger(__name__)
+
+
+def expand(source: str, results: dict[str, Any], repository: Path) -> str:
+    """The source of a page with its blocks repeated for each experiment.
+
+    Args:
+        source: of the page.
+        results: by experiment and question.
+        repository: folder with ``params.yaml`` and ``results``.
+    """
+
+    def repeat(block: re.Match[str]) -> str:
+        question, only, body = block[2], block[3].split(), block[4]
+        names = [name for name in results if question in results[name]]
+        names = [name for name in names if not only or name in only]
+        budgets = {name: budget_of(name, repository) for name in names}
+        names.sort(key=lambda name: (-budgets[name].seconds, name))
+        parts = []
+        for name in names:
+            own = re.sub(r"^<default>(.*\n)", r"\1" if name == default else "", body, flags=re.M)
+            words = {
+                "experiment": name,
+                "title": upper(title(name, repository)),
+                "epochs": budgets[name].epochs_text(),
+            }
+            for word, meaning in words.items():
+                own = own.replace(f"<{word}>", meaning)
+            parts.append(own)
+        return "\n".join(parts) if parts or only else f"{NO_RESULTS}\n"
+
+    params = repository / "params.yaml"
+    content = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    default = content.get("default")
+    return _BLOCK.sub(repeat, source)
+
+
+def upper(text: str) -> str:
+    """With a capital at the beginning, and the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def _read(app: Sphinx, page: str, source: list[str]) -> None:
+    if Path(app.env.doc2path(page)).suffix != ".md":
+        return
+    text = expand(source[0], app.env.results_tables["results"], root(app.srcdir))
+    substitutions = app.env.myst_config.substitutions
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
+
+    def render(options: re.Match[str]) -> str:
+        try:
+            shown = environment.from_string(options[3]).render(substitutions)
+        except (MissingResultError, TemplateError) as error:
+            logger.warning(str(error), location=page, type="results", subtype="missing")
+            shown = re.sub(r"\{\{.*?\}\}", "", options[3])
+        return f"{options[1]}{options[2]}\n---\n{plain(shown)}\n---"
+
+    source[0] = _OPTIONS.sub(lambda match: render(match) if "{{" in match[3] else match[0], text)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Rewrites pages as they are read."""
+    app.connect("source-read", _read)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
