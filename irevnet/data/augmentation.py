@@ -18,16 +18,27 @@ class TrainingPass:
         epoch: how many passes came before.
         start: batches that are left out at the beginning, because an interrupted run has taken
             them already. The other batches are the same as without.
+        rank: number of the process that asks, from 0.
+        processes: how many processes share every batch.
     """
 
     seed: int
     epoch: int
     start: int = 0
+    rank: int = 0
+    processes: int = 1
 
     @property
     def epoch_seed(self) -> int:
         """A seed for what else is random in this pass, such as dropout."""
         return self.seed * 1_000_003 + self.epoch
+
+    def share(self, batch_size: int) -> slice:
+        """The part of a batch that is this process's."""
+        return slice(
+            self.rank * batch_size // self.processes,
+            (self.rank + 1) * batch_size // self.processes,
+        )
 
     def generator(self) -> torch.Generator:
         """A generator on the CPU for order and augmentation."""

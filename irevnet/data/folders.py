@@ -121,6 +121,12 @@ class FolderImages:
         fewer.indices = self.indices[:: max(1, len(self) // count)][:count]
         return fewer
 
+    def share(self, rank: int, processes: int) -> "FolderImages":
+        """The images of one of several processes that divide the set, each image to one."""
+        fewer = copy.copy(self)
+        fewer.indices = self.indices[rank::processes]
+        return fewer
+
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """``count`` images spread over the classes, ``(count, 3, size, size)``, and labels."""
         chosen = self.subset(count).indices
@@ -150,7 +156,7 @@ class FolderImages:
         Order and augmentation follow from ``training_pass``, whatever the number of workers.
 
         Args:
-            batch_size: images in every batch.
+            batch_size: images in every batch, of which a process gets its share.
             augmentation: not used but for ``side``: images of different sizes are augmented as
                 files are read.
             training_pass: alone decides order and augmentation.
@@ -159,10 +165,15 @@ class FolderImages:
         order = torch.randperm(len(self), generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator)
         taken = slice(training_pass.start * batch_size, len(self) - len(self) % batch_size)
-        positions, own_seeds = order[taken].tolist(), seeds[taken].tolist()
+        own = training_pass.share(batch_size)
+        positions, own_seeds = (
+            numbers[taken].view(-1, batch_size)[:, own].flatten().tolist()
+            for numbers in (order, seeds)
+        )
         chosen = [self.indices[position] for position in positions]
         files = _Files(self.files, chosen, self._training, own_seeds)
-        for images, labels in DataLoader(files, batch_size, num_workers=self.workers):
+        size = own.stop - own.start
+        for images, labels in DataLoader(files, size, num_workers=self.workers):
             yield augmentation.resize(images), labels
 
 

@@ -36,6 +36,11 @@ class TensorImages:
         """The first ``count`` images as a set of their own; all where there are fewer."""
         return TensorImages(self.images[:count], self.labels[:count])
 
+    def share(self, rank: int, processes: int) -> "TensorImages":
+        """The images of one of several processes that divide the set, each image to one."""
+        own = slice(rank, None, processes)
+        return TensorImages(self.images[own], self.labels[own])
+
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """The first images ``(count, C, H, W)``, float32 in [0, 1], and their labels."""
         return self.images[:count].float() / 255, self.labels[:count]
@@ -61,7 +66,7 @@ class TensorImages:
         """All images once, shuffled and augmented; an incomplete last batch is left out.
 
         Args:
-            batch_size: images in every batch.
+            batch_size: images in every batch, of which a process gets its share.
             augmentation: what to change at random.
             training_pass: alone decides order and augmentation.
         """
@@ -78,5 +83,12 @@ class TensorImages:
                 continue
             if flips is not None:
                 drawn["mirrored"] = flips[index]
+            if training_pass.processes > 1:
+                own = training_pass.share(batch_size)
+                index = index[own]
+                drawn = {
+                    name: numbers[:, own] if numbers.ndim > 1 else numbers[own]
+                    for name, numbers in drawn.items()
+                }
             index = index.to(self.labels.device)
             yield augmentation.apply(self.images[index], drawn), self.labels[index]

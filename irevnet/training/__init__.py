@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from irevnet.training.checkpoint import Checkpoint, CheckpointError
     from irevnet.training.config import TrainingConfig
     from irevnet.training.evaluation import Evaluation, evaluate
+    from irevnet.training.processes import LostProcessError, join_processes
     from irevnet.training.signals import Stopped
     from irevnet.training.trainer import NonFiniteLossError, Trainer, train
 
@@ -14,11 +15,13 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Evaluation",
+    "LostProcessError",
     "NonFiniteLossError",
     "Stopped",
     "Trainer",
     "TrainingConfig",
     "evaluate",
+    "join_processes",
     "train",
 ]
 
@@ -26,11 +29,13 @@ _MODULES = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
     "Evaluation": "evaluation",
+    "LostProcessError": "processes",
     "NonFiniteLossError": "trainer",
     "Stopped": "signals",
     "Trainer": "trainer",
     "TrainingConfig": "config",
     "evaluate": "evaluation",
+    "join_processes": "processes",
     "train": "trainer",
 }
 

@@ -35,6 +35,7 @@ _CHOICES = {
     "precision": PRECISIONS,
     "channels_last": (True, False),
     "compile": (True, False),
+    "sync_batch_norm": (True, False),
 }
 
 
@@ -78,6 +79,11 @@ class TrainingConfig:
         precision: of the convolutions, ``"float32"`` or ``"bfloat16"`` (autocast).
         channels_last: whether activations are laid out with channels last.
         compile: whether to compile the network.
+        accumulation: parts in which a batch passes through the network, one after the other,
+            before a step; batch norm sees a part. Several processes divide them among each other,
+            and take at least one each.
+        sync_batch_norm: whether batch norm sees the shares of all processes together
+            (:class:`torch.nn.SyncBatchNorm`, which needs GPUs).
         averaging: decay per step of the moving average of the weights that training ends with
             (Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046); 0 for the last weights.
 
@@ -115,10 +121,12 @@ class TrainingConfig:
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
+    accumulation: int = 1
+    sync_batch_norm: bool = False
     averaging: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulation"):
             check_positive(name, getattr(self, name))
         for name, interval in _INTERVALS.items():
             check_interval(name, getattr(self, name), interval)
@@ -167,6 +175,11 @@ class TrainingConfig:
         if len(self.sides) > self.epochs:
             raise ValueError(
                 f"sides must be at most as many as epochs, {self.epochs}, got {self.sides!r}"
+            )
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulation, {self.accumulation}, got "
+                f"{self.batch_size}"
             )
         if self.optimizer == "sgd":
             for name in defaults:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,15 @@ from irevnet.checks import check_positive
 from irevnet.data import FolderImages, TensorImages
 from irevnet.training.config import PRECISIONS
 
-__all__ = ["VIEWS", "Evaluation", "autocast", "evaluate", "evaluation_mode", "lacks_bfloat16"]
+__all__ = [
+    "VIEWS",
+    "Evaluation",
+    "autocast",
+    "combine",
+    "evaluate",
+    "evaluation_mode",
+    "lacks_bfloat16",
+]
 
 VIEWS = ("one", "mirrored", "shifted")
 
@@ -81,6 +89,16 @@ def evaluate(
             correct = correct + (logits.argmax(dim=1) == targets).sum()
             loss = loss + functional.cross_entropy(logits, targets, reduction="sum")
     return Evaluation(correct.item() / len(images), loss.item() / len(images), len(images))
+
+
+def combine(shares: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of a set from those of its shares, some of which may be empty."""
+    shares = [share for share in shares if share.n] or list(shares[:1])
+    if len(shares) == 1:
+        return shares[0]
+    n = sum(share.n for share in shares)
+    correct = sum(round(share.accuracy * share.n) for share in shares)
+    return Evaluation(correct / n, sum(share.loss * share.n for share in shares) / n, n)
 
 
 def _logits(model: nn.Module, x: Tensor, views: str) -> Tensor:

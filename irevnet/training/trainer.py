@@ -1,5 +1,6 @@
 """The training loop, resumable at any step to the bit."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -7,19 +8,22 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from irevnet.data import Augmentation, ImageData, TrainingPass
 from irevnet.network.bottleneck import Bottleneck
 from irevnet.training.checkpoint import Checkpoint, code_digest
 from irevnet.training.config import TrainingConfig
-from irevnet.training.evaluation import autocast, evaluate
+from irevnet.training.evaluation import autocast, combine, evaluate
 from irevnet.training.optimizer import make_optimizers
+from irevnet.training.processes import Processes
 from irevnet.training.schedule import learning_rate
 from irevnet.training.signals import Stopped, stop_signals
 from irevnet.weights import load_weights
@@ -44,6 +48,11 @@ class Trainer:
     ``seed``: the same ones give the same bits, and so does a run that was interrupted, at any
     step, and goes on from its checkpoint. The global random generator is left as it was.
 
+    Made in each process of a group (:func:`~irevnet.training.processes.join_processes`), it
+    trains one network with all of them, each on its share of every batch: the batch of a step is
+    ``batch_size`` images, however many processes there are. A run may go on with another number of
+    them; only with the same number, on machines of the same kind, it ends with the same bits.
+
     Args:
         model: the network, freshly made; trained in place.
         data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
@@ -52,13 +61,14 @@ class Trainer:
         device: where to train.
         checkpoint: a file for the state as training goes on, or None to keep none. If it holds
             this run already, training goes on from it. It stays when training is over, until
-            :meth:`finish`.
+            :meth:`finish`. Of several processes the first alone reads and writes it.
 
     Attributes:
         history: a row per finished epoch, see :func:`train`.
         step: steps taken in the present epoch.
         seconds: spent in training, over all sessions of an interrupted run.
-        sessions: how many processes have worked on it.
+        sessions: how many times it was started.
+        most_processes: how many processes have trained together in one of them, at most.
         notes: sentences about what was found on disk.
 
     Raises:
@@ -76,11 +86,14 @@ class Trainer:
         device: torch.device | str = "cpu",
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_fit(model, data, config)
+        self.processes = Processes()
         self.device = torch.device(device)
+        _check_fit(model, data, config, self.processes.count, self.device)
         self.config = config
         self.seed = seed
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        if config.sync_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device).to(memory_format=layout).train()
         self.data = data.to(self.device)
         self.optimizers = make_optimizers(self.model, config)
@@ -90,25 +103,26 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.sessions = 1
+        self.most_processes = self.processes.count
         self.notes: list[str] = []
         self._losses: list[Tensor] = []
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._random_state: list[Tensor] | None = None
-        self._checkpoint = None
-        state = None
-        if checkpoint is not None:
-            self._checkpoint = Checkpoint(checkpoint, self._describe())
-            state = self._checkpoint.load()
-            self.notes += self._checkpoint.notes
+        self._checkpoint: Checkpoint | None = None
+        self._path = None if checkpoint is None else Path(checkpoint)
+        state = self.processes.from_first(self._load)
         if state is not None:
             self._restore(*state)
         elif config.residual_scale != 1:
             _scale_residuals(self.model, config.residual_scale)
             if self.average is not None:
                 _scale_residuals(self.average, config.residual_scale)
-        self._step_model: Callable[..., Any] = self.model
+        self._replica: DistributedDataParallel | None = None
+        if self.processes.count > 1:
+            self._replica = DistributedDataParallel(self.model)
+        self._step_model: Callable[..., Any] = self._replica or self.model
         if config.compile:
-            self._step_model = torch.compile(self.model)
+            self._step_model = torch.compile(self._step_model)
             self._warm_up()
 
     @property
@@ -129,10 +143,11 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: with the step, the learning rate and the last good checkpoint.
-            Stopped: after a signal.
+            LostProcessError: if one of several processes has ended.
+            Stopped: after a signal, to any of them.
         """
         try:
-            with stop_signals() as stopped:
+            with stop_signals() as stopped, self.processes.watching(self._last_good):
                 self._run(on_epoch, checkpoint_seconds, stopped)
         except BaseException:
             if self._checkpoint is not None:
@@ -148,20 +163,30 @@ class Trainer:
         saved = time.monotonic()
         while self.epoch < self.config.epochs:
             for _ in self._steps():
-                if stopped:
-                    self.save()
-                    raise Stopped(f"stopped by {signal.Signals(stopped[0]).name}")
-                if time.monotonic() - saved > checkpoint_seconds:
+                due = time.monotonic() - saved > checkpoint_seconds
+                stopping, due = self.processes.any(bool(stopped), due)
+                if stopping or due:
                     self.save()
                     saved = time.monotonic()
+                if stopping:
+                    name = signal.Signals(stopped[0]).name if stopped else "another process"
+                    raise Stopped(f"stopped by {name}")
             on_epoch(self._finish_epoch())
         self.save()
 
     def save(self) -> None:
-        """Writes the state to the checkpoint, if the run has one."""
-        if self._checkpoint is None:
+        """Writes the state to the checkpoint, if the run has one.
+
+        Every process of a group has to call it.
+        """
+        if self._path is None:
             return
         self._check_weights()
+        random_states = self.processes.gather(self._random_state)
+        self.processes.from_first(lambda: self._write(random_states))
+
+    def _write(self, random_states: list[list[Tensor] | None]) -> None:
+        assert self._checkpoint is not None
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not None:
             averaged = self.average.state_dict()
@@ -174,13 +199,15 @@ class Trainer:
         if self._losses:
             tensors["losses"] = torch.stack(self._losses)
         tensors["correct"] = self._correct
-        for index, random_state in enumerate(self._random_state or []):
-            tensors[f"random.{index}"] = random_state
+        for rank, states in enumerate(random_states):
+            for index, random_state in enumerate(states or []):
+                tensors[f"random.{rank}.{index}"] = random_state
         metadata = {
             "history": self.history,
             "step": self.step,
             "seconds": self.seconds,
             "sessions": self.sessions,
+            "most_processes": self.most_processes,
         }
         self._checkpoint.save(tensors, metadata)
 
@@ -188,6 +215,15 @@ class Trainer:
         """Removes the checkpoint. To be called once the trained weights are safe elsewhere."""
         if self._checkpoint is not None:
             self._checkpoint.remove()
+
+    def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state to go on from, if there is one; takes hold of the checkpoint."""
+        if self._path is None:
+            return None
+        self._checkpoint = Checkpoint(self._path, self._describe())
+        state = self._checkpoint.load()
+        self.notes += self._checkpoint.notes
+        return state
 
     def _describe(self) -> dict[str, Any]:
         """What a checkpoint must have in common with this run, by the name an error gives."""
@@ -219,16 +255,19 @@ class Trainer:
         self.step = metadata["step"]
         self.seconds = metadata["seconds"]
         self.sessions = metadata["sessions"] + 1
+        self.most_processes = max(self.processes.count, metadata["most_processes"])
         self._losses = list(tensors.get("losses", torch.zeros(0)).to(self.device))
         self._correct = tensors["correct"].to(self.device)
-        names = sorted(name for name in tensors if name.startswith("random."))
+        own = f"random.{self.processes.rank}."
+        names = sorted(name for name in tensors if name.startswith(own))
         self._random_state = [tensors[name] for name in names] or None
         self.notes.append(f"resumed after epoch {self.epoch}, step {self.step}")
 
     def _steps(self) -> Iterator[None]:
         """Takes the steps that are left of the present epoch."""
         config = self.config
-        epoch = TrainingPass(self.seed, self.epoch, self.step)
+        processes = self.processes
+        epoch = TrainingPass(self.seed, self.epoch, self.step, processes.rank, processes.count)
         augmentation = Augmentation(
             config.padding, config.flip, config.cutout, config.side(self.epoch)
         )
@@ -237,7 +276,8 @@ class Trainer:
         for x, labels in batches:
             with torch.random.fork_rng(devices=self._cuda):
                 if self._random_state is None:
-                    torch.manual_seed(epoch.epoch_seed)
+                    # Dropout of the shares differs, as it does within a batch.
+                    torch.manual_seed(epoch.epoch_seed + (processes.rank << 40))
                     torch.randint(2**62, ())  # the number that seeds order and augmentation
                 else:
                     self._set_random_state(self._random_state)
@@ -249,25 +289,40 @@ class Trainer:
             started = time.perf_counter()
 
     def _train_step(self, x: Tensor, labels: Tensor) -> None:
-        loss, logits = self._loss(x, labels)
-        self._losses.append(loss.detach())
-        # A GPU would have to be waited for: its losses are looked at when the epoch is over.
-        if self.device.type == "cpu":
-            self._check_losses()
         for optimizer, peaks in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = self._learning_rate(peak)
         # Muon's matrices are not the network's own parameters.
         self.model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, correct = self._gradients(x, labels)
+        self._losses.append(self.processes.mean(loss))
+        # A GPU would have to be waited for: its losses are looked at when the epoch is over.
+        if self.device.type == "cpu":
+            self._check_losses()
         if self.config.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         for optimizer, _ in self.optimizers:
             optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        self._correct += (logits.argmax(dim=1) == labels).sum()
+        self._correct += self.processes.sum(correct)
+
+    def _gradients(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of this process's share up; its loss, and how many are right."""
+        parts = _parts(self.config, self.processes.count)
+        losses, correct = [], torch.zeros_like(self._correct)
+        for number, (images, own_labels) in enumerate(
+            zip(x.chunk(parts), labels.chunk(parts), strict=True), start=1
+        ):
+            # Shares are put together once, with the last part.
+            replica = self._replica if number < parts else None
+            with contextlib.nullcontext() if replica is None else replica.no_sync():
+                loss, logits = self._loss(images, own_labels)
+                (loss if parts == 1 else loss / parts).backward()
+            losses.append(loss.detach())
+            correct += (logits.argmax(dim=1) == own_labels).sum()
+        return losses[0] if parts == 1 else torch.stack(losses).mean(), correct
 
     def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy of a batch, and its logits."""
@@ -284,7 +339,10 @@ class Trainer:
         self._check_losses()
         self._check_weights()
         best = self.model if self.average is None else self.average.module
-        validation = evaluate(best, self.data.validation, precision=self.config.precision)
+        self.processes.equalise_buffers(best)
+        share = self.data.validation.share(self.processes.rank, self.processes.count)
+        evaluation = evaluate(best, share, precision=self.config.precision)
+        validation = combine(self.processes.gather(evaluation))
         row = {
             "epoch": self.epoch + 1,
             "learning_rate": self._learning_rate(self.config.learning_rate, self.step - 1),
@@ -318,9 +376,9 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """Raises if the last update has spoilt the weights, which no loss has shown yet."""
-        if torch.stack(
-            [value.isfinite().all() for value in self.model.state_dict().values()]
-        ).all():
+        finite = torch.stack([value.isfinite().all() for value in self.model.state_dict().values()])
+        (spoilt,) = self.processes.any(not finite.all())
+        if not spoilt:
             return
         rate = self._learning_rate(self.config.learning_rate, self.step - 1)
         raise NonFiniteLossError(
@@ -329,8 +387,7 @@ class Trainer:
         )
 
     def _last_good(self) -> str:
-        path = None if self._checkpoint is None else self._checkpoint.path
-        return str(path) if path is not None and path.exists() else "none"
+        return str(self._path) if self._path is not None and self._path.exists() else "none"
 
     @property
     def _cuda(self) -> list[torch.device]:
@@ -350,12 +407,14 @@ class Trainer:
         for side in dict.fromkeys(self.config.sides or [None]):
             augmentation = Augmentation(self.config.padding, self.config.flip, side=side)
             batches = self.data.train.training_batches(
-                self.config.batch_size, augmentation, TrainingPass(0, 0)
+                self.config.batch_size,
+                augmentation,
+                TrainingPass(0, 0, 0, self.processes.rank, self.processes.count),
             )
             with torch.random.fork_rng(devices=self._cuda):
                 # Two: what the first leaves behind may have the second one compiled again.
                 for x, labels in itertools.islice(batches, 2):
-                    self._loss(x.to(self.device), labels.to(self.device))[0].backward()
+                    self._gradients(x.to(self.device), labels.to(self.device))
         self.model.zero_grad(set_to_none=True)
         self.model.load_state_dict(state)
 
@@ -402,12 +461,31 @@ def describe_row(row: Row, epochs: int) -> str:
     return line
 
 
-def _check_fit(model: nn.Module, data: ImageData, config: TrainingConfig) -> None:
+def _parts(config: TrainingConfig, processes: int) -> int:
+    """In how many parts each of several processes takes its share of a batch."""
+    return -(-config.accumulation // processes)
+
+
+def _check_fit(
+    model: nn.Module,
+    data: ImageData,
+    config: TrainingConfig,
+    processes: int,
+    device: torch.device,
+) -> None:
     if config.batch_size > len(data.train):
         raise ValueError(
             f"batch_size must be at most the number of training images, {len(data.train)}, "
             f"got {config.batch_size}"
         )
+    parts = _parts(config, processes)
+    if config.batch_size % (processes * parts):
+        raise ValueError(
+            f"batch_size must be a multiple of {processes * parts}, for {processes} processes that "
+            f"take {parts} parts each, got {config.batch_size}"
+        )
+    if config.sync_batch_norm and processes > 1 and device.type == "cpu":
+        raise ValueError("sync_batch_norm needs GPUs: PyTorch's SyncBatchNorm does not run on CPUs")
     stride = getattr(model, "total_stride", 1)
     if wrong := [side for side in config.sides if side % stride]:
         raise ValueError(
