@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One target after the other, in the order given, with -j too: all of them read or write the results.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help book verify repro html test coverage lint lab bench links dist hooks environment lock clean distclean
+.PHONY: help book verify repro html pdf test coverage lint lab bench links dist hooks environment lock clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) \
@@ -65,6 +65,9 @@ lab: environment ## open the notebooks in JupyterLab
 # Not a stage of the pipeline: its numbers belong to the machine. It wants the machine for itself.
 bench: environment ## measure speed and memory on this machine (about 5 minutes on 2 cores)
 	$(IN_VENV) python -m benchmarks.memory_and_speed $(BENCH)
+
+pdf: environment ## print the book's pages into one PDF; needs Chromium
+	@$(IN_VENV) python -m pipeline.pdf
 
 links: environment ## check that the pages which the book links to are there; needs the network
 	$(IN_VENV) jupyter-book build --quiet --builder linkcheck book

@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 __all__ = ["LostProcessError", "Processes", "join_processes"]
 
-Result = TypeVar("Result")
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -104,7 +103,7 @@ class Processes:
         dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def from_first(self, make: Callable[[], Result]) -> Result:
+    def from_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         """What ``make`` returns in the first process, which alone calls it.
 
         Raises:
