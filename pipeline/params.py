@@ -132,7 +132,8 @@ class _Experiment(Section):
     """One experiment: data, networks, training, and the parameters of the questions it asks.
 
     ``judged_on: validation`` keeps the test images untouched: for experiments in which a recipe
-    is chosen.
+    is chosen. ``stored: dvc`` leaves trained networks to DVC's cache and remotes: for those that
+    are too large for git.
     """
 
     seeds: Annotated[
@@ -140,6 +141,7 @@ class _Experiment(Section):
     ]
     published: Literal["best", "first", "none"]
     judged_on: Literal["test", "validation"] = "test"
+    stored: Literal["git", "dvc"] = "git"
     threads: Annotated[int, Field(ge=1, le=1024)]
     data: Data
     models: Annotated[dict[Word, Model], Field(min_length=1)]

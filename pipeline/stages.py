@@ -89,6 +89,7 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
     family, seed = "${item.family}", "${item.seed}"
     special = [name for name in section.questions if _own_dependencies(experiment, name)]
     plain = [name for name in section.questions if name not in special]
+    cached = section.stored == "dvc"
     entries = ["data", f"models.{family}", "threads", "training"]
     if "judged_on" in section.model_fields_set:
         entries.append("judged_on")
@@ -118,14 +119,14 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
                 f"{results}/data/images.json",
                 f"{results}/rehearsal/{family}.json",
             ],
-            "outs": [_uncached(f"{results}/train/{family}-{seed}")],
+            "outs": [{f"{results}/train/{family}-{seed}": {"cache": cached}}],
         },
         "weights": {
             "cmd": f"python -m pipeline.publish {to}",
             "params": [f"{experiment}.{name}" for name in ("models", "published", "seeds")],
             "deps": ["irevnet", *RUNNER, "pipeline/publish.py", f"{results}/train"],
             # They stay until the new ones are complete.
-            "outs": [{f"{results}/weights": {"cache": False, "persist": True}}],
+            "outs": [{f"{results}/weights": {"cache": cached, "persist": True}}],
         },
     }
     if plain:

@@ -658,6 +658,15 @@ def test_a_slider_moves(walk: Path, step: int, script: str) -> None:
     assert f">{2 * step}</output>" in view
 
 
+def cells(page: str) -> dict[str, list[str]]:
+    """The rows of a table by their first cell."""
+    rows = [
+        [re.sub("<[^>]*>", "", cell).strip() for cell in re.findall("<td.*?</td>", row, re.DOTALL)]
+        for row in re.findall("<tr.*?</tr>", page, re.DOTALL)
+    ]
+    return {row[0]: row[1:] for row in rows if row}
+
+
 def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder: Path) -> None:
     train = folder / "results/cifar10_recipe/train"
     write(train / "base-0/metrics.json", {"validation_accuracy": 0.8})
@@ -665,14 +674,27 @@ def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder:
     write(train / "sgd-0/metrics.json", {"validation_accuracy": 0.75})
     page, warnings = build(folder, "```{trials} cifar10_recipe base\n```\n")
     assert warnings == ""
-    rows = [
-        [re.sub("<[^>]*>", "", cell).strip() for cell in re.findall("<td.*?</td>", row, re.DOTALL)]
-        for row in re.findall("<tr.*?</tr>", page, re.DOTALL)
-    ]
-    by_name = {row[0]: row[1:] for row in rows if row}
+    by_name = cells(page)
     assert by_name["base"] == ["the recipe", "3", "1,234", "80.0", ""]
     assert by_name["sgd"][-3:] == ["", "75.0", "-5.0"]
     assert by_name["smoothing 02"] == ["label smoothing 0.2", "3", "", "not run yet", ""]
+
+
+def test_runs_that_are_finished_are_listed_beside_how_many_there_are_to_be(folder: Path) -> None:
+    for seed, accuracy in ((0, 0.93), (3, 0.9312)):
+        run = folder / f"results/cifar10/train/resnet-{seed}"
+        write(run / "metrics.json", {"test_accuracy": accuracy, "train_accuracy": 0.991})
+        write(run / "provenance.json", {"timing": {"training": 3600.0}})
+    page, warnings = build(folder, "```{runs} cifar10\n```\n")
+    assert warnings == ""
+    rows = cells(page)
+    assert rows["ResNet"] == ["2 of 5", "93.00, 93.12", "99.1, 99.1", "60, 60"]
+    assert rows["RevNet"] == ["0 of 5", "", "", ""]
+
+
+def test_runs_of_an_experiment_that_is_not_there_are_named(folder: Path) -> None:
+    _, warnings = build(folder, "```{runs} mnist\n```\n")
+    assert "experiment must be one of" in warnings
 
 
 @pytest.mark.parametrize(

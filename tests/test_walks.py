@@ -255,3 +255,34 @@ def test_an_experiment_is_one_section(copy):
     # Nothing is left to do.
     status = copy.python("-m", "dvc", "status", "results/walk/dvc.yaml")
     assert "up to date" in status
+
+
+def test_networks_too_large_for_git_go_to_a_remote_and_come_back(copy, tmp_path):
+    section = EXPERIMENT.replace("published: first", "published: first\n  stored: dvc")
+    with (copy.root / "params.yaml").open("a") as file:
+        file.write(section[: section.index("  accuracy:")])
+    git = ["git", "-c", "user.name=walker", "-c", "user.email=walker@example.org"]
+
+    def run(*command, cwd=copy.root):
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True)
+
+    run(*git, "init", "-q")
+    copy.write(".gitignore", "__pycache__/\n/scratch/\n/checkpoints/\n/.dvc/cache/\n/.dvc/tmp/\n")
+    copy.python("-m", "pipeline.stages")
+    copy.python("-m", "pipeline.repro", "walk", "--jobs", "2")
+    copy.python("-m", "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    copy.python("-m", "dvc", "push", "results/walk/dvc.yaml")
+    run(*git, "add", "-A")
+    run(*git, "commit", "-q", "-m", "walk")
+
+    clone = tmp_path / "clone"
+    run(*git, "clone", "-q", str(copy.root), str(clone))
+    weights = ("train/irevnet-0/weights.safetensors", "weights/irevnet.safetensors")
+    assert not any((clone / "results/walk" / name).exists() for name in weights)
+    assert (clone / "results/walk/claims/claims.json").exists(), "all else is in git"
+    run(sys.executable, "-m", "dvc", "pull", "results/walk/dvc.yaml", cwd=clone)
+    for name in weights:
+        written, pulled = ((root / "results/walk" / name) for root in (copy.root, clone))
+        assert written.read_bytes() == pulled.read_bytes()
+    copy.root = clone
+    assert "up to date" in copy.python("-m", "dvc", "status", "results/walk/dvc.yaml")

@@ -1,13 +1,20 @@
-"""The table of recipe trials: what was changed, what it cost, what it gave.
+"""Tables of training runs, those that are still to come included.
 
     ```{trials} cifar10_recipe base
     ```
 
 An experiment in which every family is the recipe with one change, and the family that is the recipe
-itself. A row per family; one that has not been run says so.
+itself: what was changed, what it cost, what it gave. A row per family; one that has not been run
+says so.
+
+    ```{runs} cifar10
+    ```
+
+How far an experiment of long runs is, and what those that are finished reached.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from results_directives import ResultsDirective
@@ -15,12 +22,80 @@ from sphinx.application import Sphinx
 
 from results import show_percent
 
-__all__ = ["Trials", "setup"]
+if TYPE_CHECKING:
+    from pipeline.params import Experiment
 
+__all__ = ["Runs", "Trials", "setup"]
+
+_RUNS = ("Family", "Runs", "Test accuracy, %", "Training, last epoch, %", "Training, min")
 _HEADS = ("Trial", "Change", "Epochs", "Training, s", "Held out, %", "Against the recipe, points")
 
 
-class Trials(ResultsDirective):
+class _TrainingTable(ResultsDirective):
+    """What both tables share."""
+
+    def section(self, experiment: str) -> "Experiment":
+        """An experiment's section of ``params.yaml``, on which the page depends.
+
+        Raises:
+            ParamsError: if there is none.
+        """
+        from pipeline.params import ROOT, load_params
+
+        self.env.note_dependency(str(ROOT / "params.yaml"))
+        return load_params().section(experiment)
+
+    def value(self, table: str, experiment: str, family: str, seed: int, name: str) -> Any:  # noqa: ANN401
+        """A number of a run; None if it has not been run."""
+        runs = self.tables[table].get(experiment, {}).get("train", {})
+        return runs.get(f"{family}-{seed}", {}).get(name)
+
+    def seconds(self, experiment: str, family: str, seed: int) -> float | None:
+        """How long a run has trained."""
+        timing = self.value("provenance", experiment, family, seed, "timing") or {}
+        return timing.get("training")
+
+
+class Runs(_TrainingTable):
+    """``{runs} experiment``: how many runs of each family are finished, and their accuracies."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table; a warning that names what is not there."""
+        from pipeline.figures import FAMILY_LABELS
+        from pipeline.params import ParamsError
+
+        (experiment,) = self.arguments
+        try:
+            section = self.section(experiment)
+        except ParamsError as error:
+            return self.missing(f"runs: {error}")
+        rows = []
+        for family in section.models:
+            values = [
+                {
+                    name: self.value("results", experiment, family, seed, name)
+                    for name in ("test_accuracy", "train_accuracy")
+                }
+                | {"seconds": self.seconds(experiment, family, seed)}
+                for seed in section.seeds
+            ]
+            done = [run for run in values if run["test_accuracy"] is not None]
+            rows.append(
+                [
+                    FAMILY_LABELS[family],
+                    f"{len(done)} of {len(section.seeds)}",
+                    ", ".join(f"{100 * run['test_accuracy']:.2f}" for run in done),
+                    ", ".join(f"{100 * run['train_accuracy']:.1f}" for run in done),
+                    ", ".join(f"{run['seconds'] / 60:.0f}" for run in done if run["seconds"]),
+                ]
+            )
+        title = f"Runs of {experiment}, {section.training['epochs']} epochs"
+        return [_table(title, _RUNS, (24, 12, 26, 22, 16), rows)]
+
+
+class Trials(_TrainingTable):
     """``{trials} experiment family``: accuracy on held-out training images, trial by trial."""
 
     required_arguments = 2
@@ -28,64 +103,61 @@ class Trials(ResultsDirective):
     def run(self) -> list[nodes.Node]:
         """The table; a warning that names what is not there."""
         from pipeline.figures import FAMILY_LABELS
-        from pipeline.params import ROOT, ParamsError, load_params
+        from pipeline.params import ParamsError
 
         experiment, base = self.arguments
-        self.env.note_dependency(str(ROOT / "params.yaml"))
         try:
-            section = load_params().section(experiment)
+            section = self.section(experiment)
         except ParamsError as error:
             return self.missing(f"trials: {error}")
         if base not in section.models:
             return self.missing(f"trials: {experiment}.models has no {base}")
-        group = nodes.tgroup(cols=len(_HEADS))
-        group += [nodes.colspec(colwidth=width) for width in (16, 34, 8, 12, 12, 18)]
-        head, body = nodes.thead(), nodes.tbody()
-        head += _row(_HEADS)
-        reference = self._accuracy(experiment, base, section.seeds[0])
+        rows = []
+        seed, measured = section.seeds[0], "validation_accuracy"
+        reference = self.value("results", experiment, base, seed, measured)
         for family, model in section.models.items():
             recipe = section.recipe(family)
-            accuracy = self._accuracy(experiment, family, section.seeds[0])
+            accuracy = self.value("results", experiment, family, seed, measured)
+            seconds = self.seconds(experiment, family, seed)
             own_network = model.name == section.models[base].name
             against = ""
             if own_network and family != base and None not in (accuracy, reference):
                 against = f"{100 * (accuracy - reference):+.1f}"
-            body += _row(
+            rows.append(
                 [
                     FAMILY_LABELS[family],
                     _change(model.training) or ("the recipe" if family == base else model.name),
                     str(recipe["epochs"]),
-                    self._seconds(experiment, family, section.seeds[0]),
+                    "" if seconds is None else f"{seconds:,.0f}",
                     "not run yet" if accuracy is None else show_percent(accuracy).value,
                     against,
                 ]
             )
-        group += [head, body]
-        title = nodes.title("", f"Trials of {experiment}")
-        return [nodes.table("", title, group, classes=["trials"])]
-
-    def _accuracy(self, experiment: str, family: str, seed: int) -> float | None:
-        run = self._run("results", experiment, family, seed)
-        return run.get("validation_accuracy")
-
-    def _seconds(self, experiment: str, family: str, seed: int) -> str:
-        timing = self._run("provenance", experiment, family, seed).get("timing", {})
-        return f"{timing['training']:,.0f}" if "training" in timing else ""
-
-    def _run(self, table: str, experiment: str, family: str, seed: int) -> dict[str, Any]:
-        runs = self.tables[table].get(experiment, {}).get("train", {})
-        return runs.get(f"{family}-{seed}", {})
+        return [_table(f"Trials of {experiment}", _HEADS, (16, 34, 8, 12, 12, 18), rows)]
 
 
 def _change(training: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training.items())
 
 
-def _row(cells: Any) -> nodes.row:  # noqa: ANN401
+def _table(
+    title: str, heads: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]
+) -> nodes.table:
+    group = nodes.tgroup(cols=len(heads))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    head, body = nodes.thead(), nodes.tbody()
+    head += _row(heads)
+    body += [_row(cells) for cells in rows]
+    group += [head, body]
+    return nodes.table("", nodes.title("", title), group, classes=["trials"])
+
+
+def _row(cells: Sequence[str]) -> nodes.row:
     return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directive."""
+    """Registers the directives."""
+    app.add_directive("runs", Runs)
     app.add_directive("trials", Trials)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
