@@ -128,9 +128,9 @@ def test_two_processes_train_one_network_and_share_every_batch(whole):
         assert torch.equal(tensor, second["state"][name]), name
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
-def test_they_have_the_losses_of_one_process_that_takes_the_shares_in_turn(optimizer, tmp_path):
-    settings = {**SETTINGS, "optimizer": optimizer, "accumulation": 2}
+@pytest.mark.parametrize(("optimizer", "parts"), [("sgd", 4), ("muon", 2)])
+def test_they_have_the_losses_of_one_that_takes_the_shares_in_turn(optimizer, parts, tmp_path):
+    settings = {**SETTINGS, "optimizer": optimizer, "accumulation": parts}
     assert run(Recorder(tmp_path, "two", **settings)) == [0, 0]
     two, _ = outcomes(tmp_path, "two")
     model = network(backward="reversible")
