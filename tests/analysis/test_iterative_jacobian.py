@@ -1,0 +1,64 @@
+import pytest
+import torch
+from networks import randomise
+
+from irevnet import create_model
+from irevnet.analysis import iterative_jacobian, jacobian
+
+
+def network(name):
+    torch.manual_seed(0)
+    return randomise(create_model(name)).double().eval()
+
+
+@pytest.fixture(params=["irevnet_digits", "irevnet_digits_bijective", "resnet_digits"])
+def windowed(request):
+    """The map of a window of 4 x 4 pixels, where it is, and all of its singular values."""
+    model = network(request.param)
+    image = torch.rand(1, 8, 8, dtype=torch.float64)
+    function, pixels = jacobian.windowed(model.encode, image, 4)
+    return function, pixels, jacobian.jacobians(function, pixels)[0]
+
+
+def test_products_are_those_with_the_whole_matrix(windowed):
+    function, pixels, whole = windowed
+    operator = iterative_jacobian.as_operator(function, pixels)
+    assert operator.shape == whole.shape
+    generator = torch.Generator().manual_seed(0)
+    for product, matrix in ((operator.matvec, whole), (operator.rmatvec, whole.T)):
+        vector = torch.randn(matrix.shape[1], dtype=torch.float64, generator=generator)
+        torch.testing.assert_close(torch.from_numpy(product(vector.numpy())), matrix @ vector)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_both_ends_are_those_of_the_whole_spectrum(windowed, largest):
+    function, pixels, whole = windowed
+    values = iterative_jacobian.extreme_singular_values(function, pixels, 3, largest=largest)
+    expected = torch.linalg.svdvals(whole)
+    expected = expected[:3] if largest else expected[-3:]
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_smallest_are_the_inverses_of_the_largest_of_the_inverse():
+    model = network("irevnet_digits_bijective")
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        z = model.encode(image)
+    values = iterative_jacobian.extreme_singular_values(model.inverse, z, 2)
+    smallest = torch.linalg.svdvals(jacobian.jacobians(model.encode, image)[0])[-2:]
+    torch.testing.assert_close(1 / values, smallest.flip(0), rtol=1e-5, atol=0)
+
+
+def test_the_energy_is_within_its_error(windowed):
+    function, pixels, whole = windowed
+    energy, error = iterative_jacobian.total_energy(function, pixels, 200)
+    assert abs(energy - whole.square().sum().item()) < 4 * error
+    assert error < 0.2 * energy
+
+
+def test_what_does_not_fit_is_named(windowed):
+    function, pixels, _ = windowed
+    with pytest.raises(ValueError, match=r"count must be less than 16, .* got 16"):
+        iterative_jacobian.extreme_singular_values(function, pixels, 16)
+    with pytest.raises(ValueError, match="probes must be 2 or more, got 1"):
+        iterative_jacobian.total_energy(function, pixels, 1)
