@@ -5,6 +5,7 @@ that come with the repository (``train`` trains on the digits instead) and write
 so that trying something never changes a result. CIFAR-10 is downloaded once if it is not there.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -47,6 +48,20 @@ __all__ = [
     "weights_dtype",
     "weights_metadata",
 ]
+
+
+def _keep_priority() -> None:
+    """Has Linux take the priority that ``nice`` gave this process for that of its session.
+
+    A notebook's kernel has a session of its own, and sessions share the processor equally, whatever
+    their processes are called (``sched(7)``, *The autogroup feature*).
+    """
+    if (nice := os.getpriority(os.PRIO_PROCESS, 0)) > 0:
+        with contextlib.suppress(OSError):  # no Linux, or one without the feature
+            Path("/proc/self/autogroup").write_text(str(nice))
+
+
+_keep_priority()
 
 
 def device() -> torch.device:

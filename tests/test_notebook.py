@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -123,3 +127,22 @@ def test_saving_as_the_last_line_of_a_cell_shows_no_path(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.notebook.ROOT", tmp_path)
     assert Results("results").save_json("numbers.json", {"n": 1}) is None
     assert json.loads((tmp_path / "results" / "numbers.json").read_text()) == {"n": 1}
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel has no priority of sessions"
+)
+def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too():
+    program = (
+        "import os; os.nice(7); import pipeline.notebook\n"
+        "print(open('/proc/self/autogroup').read())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    nice = os.getpriority(os.PRIO_PROCESS, 0) + 7
+    assert answer.stdout.split()[1:] == ["nice", str(min(nice, 19))]
