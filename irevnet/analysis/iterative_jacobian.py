@@ -78,7 +78,7 @@ def extreme_singular_values(
 
     Raises:
         ValueError: if ``count`` does not fit.
-        scipy.sparse.linalg.ArpackNoConvergence: if it gives up.
+        RuntimeError: if it gives up (SciPy's ``ArpackNoConvergence``).
     """
     check_positive("count", count)
     operator = as_operator(function, image)
