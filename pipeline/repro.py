@@ -162,10 +162,7 @@ def _default_jobs(threads: int) -> int:
 def _warn_of_bfloat16(experiment: str, section: Experiment) -> None:
     """Says so before hours have passed if this processor is the wrong one for a recipe."""
     recipes = [section.recipe(family) for family in section.models]
-    if not any(
-        recipe.get("precision") == "bfloat16" or recipe.get("optimizer") == "muon"
-        for recipe in recipes
-    ):
+    if not any(recipe.get("precision") == "bfloat16" for recipe in recipes):
         return
     import torch
 
@@ -176,7 +173,7 @@ def _warn_of_bfloat16(experiment: str, section: Experiment) -> None:
             f"The recipe of {experiment} computes in bfloat16, for which this processor has no "
             "instructions (AVX-512): training takes many times as long as it could. What "
             "is trained already is not trained again; for the rest another machine is better, or "
-            "an experiment of your own with `precision: float32` and `optimizer: sgd`.",
+            "an experiment of your own with `precision: float32`.",
             file=sys.stderr,
         )
 

@@ -76,7 +76,8 @@ class TrainingConfig:
         sides: height and width that training images are resized to, each for an equal share of
             the epochs; empty for the images' own size throughout (progressive resizing: Howard,
             2018, for DAWNBench).
-        precision: of the convolutions, ``"float32"`` or ``"bfloat16"`` (autocast).
+        precision: of the convolutions (autocast) and of Muon's iterations, ``"float32"`` or
+            ``"bfloat16"``.
         channels_last: whether activations are laid out with channels last.
         compile: whether to compile the network.
         accumulation: parts in which a batch passes through the network, one after the other,

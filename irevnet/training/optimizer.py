@@ -8,39 +8,99 @@ from torch import Tensor, nn
 
 from irevnet.training.config import TrainingConfig
 
-__all__ = ["FilterMuon", "make_optimizers"]
+__all__ = ["FilterMuon", "make_optimizers", "orthogonal_factor"]
 
 
-class FilterMuon(torch.optim.Muon):
+class FilterMuon(torch.optim.Optimizer):
     """Muon over convolution filters: momentum, made orthogonal before it is applied.
 
     A filter ``(out, in, height, width)`` is the matrix ``(out, in * height * width)``, as in
     Jordan's speed records for CIFAR-10 (https://kellerjordan.github.io/posts/muon/).
-    :class:`torch.optim.Muon` takes matrices only, so it is given views of the filters. They share
-    memory with the network: make the optimizer after the network is where it is to stay.
+    :class:`torch.optim.Muon` takes matrices only, and computes in bfloat16 always, for which many
+    processors have no instructions: there a step takes longer than the network's gradient. With
+    ``precision="bfloat16"`` the steps here are its steps, to the bit.
 
     Args:
-        filters: parameters with four dimensions, contiguous in either memory format.
-        **options: of :class:`torch.optim.Muon`.
+        filters: parameters with four dimensions.
+        lr: learning rate; a wide matrix moves by singular values of about this size.
+        momentum: Nesterov's, in [0, 1).
+        weight_decay: decoupled: a step shrinks filters by this times the learning rate.
+        ns_steps: Newton-Schulz iterations.
+        precision: of these, ``"float32"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: if a filter has not four dimensions.
     """
 
-    def __init__(self, filters: Sequence[nn.Parameter], **options: Any) -> None:  # noqa: ANN401
-        self.filters = list(filters)
-        super().__init__([_matrix(filter_.detach()) for filter_ in self.filters], **options)
-
-    @property
-    def matrices(self) -> list[Tensor]:
-        """The filters as matrices, in the order given; keys of the optimizer's state."""
-        return self.param_groups[0]["params"]
+    def __init__(
+        self,
+        filters: Sequence[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        ns_steps: int = 5,
+        precision: str = "float32",
+    ) -> None:
+        for filter_ in filters:
+            if filter_.ndim != 4:
+                raise ValueError(
+                    "FilterMuon takes filters (out, in, height, width), got a parameter "
+                    f"of shape {tuple(filter_.shape)}"
+                )
+        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(filters, options | {"ns_steps": ns_steps})
 
     @torch.no_grad()
     def step(  # type: ignore[override]  # torch declares it as two functions
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
         """Updates the filters from their gradients."""
-        for filter_, matrix in zip(self.filters, self.matrices, strict=True):
-            matrix.grad = None if filter_.grad is None else _matrix(filter_.grad)
-        return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            momentum, rate = group["momentum"], group["lr"]
+            for filter_ in group["params"]:
+                if filter_.grad is None:
+                    continue
+                state = self.state[filter_]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(filter_.grad)
+                average = state["momentum_buffer"].lerp_(filter_.grad, 1 - momentum)
+                direction = filter_.grad.lerp(average, momentum)
+                matrix = _matrix(direction)
+                update = orthogonal_factor(matrix, group["ns_steps"], self.dtype)
+                # As in torch.optim.Muon: a tall matrix takes a longer step.
+                ratio = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                filter_.mul_(1 - rate * group["weight_decay"])
+                filter_.add_(_filter(update, direction), alpha=-rate * ratio)
+        return loss
+
+
+def orthogonal_factor(matrix: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """About the nearest matrix with orthonormal rows (or columns), by Newton-Schulz iterations.
+
+    The quintic of Muon, whose coefficients make small singular values grow fastest: after five
+    iterations all but the smallest are between 0.7 and 1.2
+    (https://kellerjordan.github.io/posts/muon/).
+
+    Args:
+        matrix: ``(rows, columns)``.
+        steps: iterations.
+        dtype: to compute in, and of the result.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    factor = matrix.to(dtype, copy=True)
+    factor = factor.T if tall else factor
+    factor.div_(factor.norm().clamp(min=1e-7))
+    for _ in range(steps):
+        gram = factor @ factor.T
+        polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor = torch.addmm(factor, polynomial, factor, beta=3.4445)
+    return factor.T if tall else factor
 
 
 def _matrix(filter_: Tensor) -> Tensor:
@@ -49,6 +109,14 @@ def _matrix(filter_: Tensor) -> Tensor:
         return filter_.flatten(1)
     # Channels last. The order of the columns is another, which orthogonality does not see.
     return filter_.permute(0, 2, 3, 1).flatten(1)
+
+
+def _filter(matrix: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`_matrix` for a filter's shape and memory format."""
+    if like.is_contiguous():
+        return matrix.reshape(like.shape)
+    channels, height, width = like.shape[1:]
+    return matrix.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def make_optimizers(
@@ -92,6 +160,7 @@ def make_optimizers(
             momentum=config.muon_momentum,
             weight_decay=config.muon_weight_decay,
             ns_steps=config.muon_steps,
+            precision=config.precision,
         )
         optimizers.append((muon, [config.muon_learning_rate]))
     return optimizers

@@ -293,8 +293,6 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = self._learning_rate(peak)
-        # Muon's matrices are not the network's own parameters.
-        self.model.zero_grad(set_to_none=True)
         loss, correct = self._gradients(x, labels)
         self._losses.append(self.processes.mean(loss))
         # A GPU would have to be waited for: its losses are looked at when the epoch is over.
