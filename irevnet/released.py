@@ -24,11 +24,14 @@ from torch import Tensor, nn
 
 from irevnet.network.model import IRevNet
 from irevnet.reversible.coupling import CouplingBlock
-from irevnet.reversible.layers import SpaceToDepth
+from irevnet.reversible.layers import OffsetFirst
 from irevnet.weights import load_weights
 from irevnet.zoo import create_model
 
-__all__ = ["ReleasedEntry", "convert_released", "representation_permutation"]
+__all__ = ["IMAGENET_NORMALIZATION", "convert_released", "representation_permutation"]
+
+# Of the released ILSVRC script, which took it from PyTorch's examples.
+IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _NAMES = ["irevnet_b", "irevnet_cifar"]
 
@@ -41,8 +44,9 @@ def convert_released(
     """Builds the network of a checkpoint of the released code, or of pytorchcv's ``irevnet301``.
 
     Logits are those of the released network, and representations are, up to
-    :func:`representation_permutation`. Images go in as its training scripts normalise them: minus
-    the mean and over the standard deviation of each colour.
+    :func:`representation_permutation`. Images go in as its training scripts normalise them, minus
+    the mean and over the standard deviation of each colour; with
+    ``normalization=IMAGENET_NORMALIZATION`` as they are, with values from 0 to 1.
 
     Args:
         checkpoint: a file that ``torch.save`` wrote, or what is in it: a state dict of the
@@ -53,13 +57,11 @@ def convert_released(
         **overrides: arguments of :class:`~irevnet.network.model.IRevNet` in place of those of the
             zoo, as for :func:`~irevnet.zoo.create_model`. ``num_classes`` and ``kernel_sizes``
             are by default those of the checkpoint; the released (b) has three 3x3 convolutions
-            in F, the paper's, which the zoo has, one.
+            in F, the paper's, which the zoo has, one. ``entry_order`` is ``"offset"``.
 
     Returns:
         The network, on the CPU, float32, in evaluation mode. If it is trained on, the batch norm
-        of its classifier updates its statistics with momentum 0.9, as in the released code. Where
-        ``entry_factor`` is greater than 1 its entry is a :class:`ReleasedEntry`, and a network of
-        :func:`create_model <irevnet.zoo.create_model>` refuses its weights.
+        of its classifier updates its statistics with momentum 0.9, as in the released code.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -75,7 +77,8 @@ def convert_released(
     else:
         source = str(checkpoint)
         tensors = _state_dict(_read(Path(checkpoint)), source)
-    model = cast("IRevNet", create_model(name, **{**_architecture(tensors), **overrides}))
+    arguments = {**_architecture(tensors), **overrides, "entry_order": "offset"}
+    model = cast("IRevNet", create_model(name, **arguments))
     layers = ReleasedIRevNet(model)
     untracked = {
         key: tensor
@@ -85,8 +88,6 @@ def convert_released(
     load_weights(layers, {**untracked, **tensors}, source)
     _permute_weights(model)
     model.classifier.norm.momentum = 0.9
-    if model.entry.factor > 1:
-        model.entry = ReleasedEntry(model.entry.factor, model.in_channels)
     return model.eval()
 
 
@@ -106,42 +107,13 @@ def representation_permutation(model: IRevNet) -> Tensor:
         ValueError: if the entry is not that of the released code: other pixels are in a half then,
             and the representations are different functions of the image.
     """
-    if model.entry.factor > 1 and not isinstance(model.entry, ReleasedEntry):
+    if model.entry.factor > 1 and not isinstance(model.entry, OffsetFirst):
         raise ValueError(
             f"model must be a network that convert_released returned, got one whose entry is "
             f"{model.entry}"
         )
     half = _half_permutations(model)[-1]
     return torch.cat([half, half + len(half)])
-
-
-class ReleasedEntry(SpaceToDepth):
-    """Space-to-depth whose channels are in the order of the released code.
-
-    Output channel ``(i * factor + j) * channels + c`` holds the pixels of input channel ``c`` at
-    row ``i`` and column ``j`` of each block.
-
-    The order is a buffer, so that weights which need it do not load without it.
-
-    Args:
-        factor: side of a block in pixels.
-        channels: of an image.
-    """
-
-    order: Tensor
-
-    def __init__(self, factor: int, channels: int) -> None:
-        super().__init__(factor)
-        order = torch.arange(channels * factor**2).view(channels, factor**2)
-        self.register_buffer("order", order.t().flatten())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to ``(B, C * factor**2, H / factor, W / factor)``, any dtype."""
-        return super().forward(x)[:, self.order]
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """``(B, C * factor**2, H, W)`` to ``(B, C, H * factor, W * factor)``, any dtype."""
-        return super().inverse(y[:, self.order.argsort()])
 
 
 class ReleasedIRevNet(nn.Module):

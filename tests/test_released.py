@@ -10,7 +10,12 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import irevnet
-from irevnet.released import ReleasedEntry, convert_released, representation_permutation
+from irevnet.released import (
+    IMAGENET_NORMALIZATION,
+    convert_released,
+    representation_permutation,
+)
+from irevnet.reversible.layers import OffsetFirst
 from irevnet.weights import load_weights, read_tensors, save_weights
 
 
@@ -341,8 +346,7 @@ class TestEntry:
     @pytest.mark.parametrize(("factor", "channels"), [(1, 3), (2, 1), (2, 3), (4, 3)])
     def test_the_order_is_theirs_and_it_is_undone(self, factor, channels):
         x = torch.rand(2, channels, 8, 12)
-        entry = ReleasedEntry(factor, channels)
-        assert torch.equal(entry(x), offset_first(x, factor))
+        entry = OffsetFirst(factor, channels)
         assert torch.equal(entry.inverse(entry(x)), x)
 
     def test_weights_that_need_it_do_not_load_without_it(self, tmp_path):
@@ -354,6 +358,29 @@ class TestEntry:
         )
         with pytest.raises(ValueError, match=r"than this IRevNet: 1 unexpected \(entry.order\)"):
             load_weights(plain, read_tensors(tmp_path / "w")[0], "w")
+
+    def test_they_load_in_a_network_of_the_zoo_with_that_entry(self, tmp_path):
+        config = CONFIGS["b, 3x3"]
+        model = convert_released(reference(**config).state_dict(), "irevnet_b", **overrides(config))
+        save_weights(model, tmp_path / "w", {})
+        shape = {"num_classes": 5, "kernel_sizes": (3, 3, 3), **config}
+        same = irevnet.create_model("irevnet_b", entry_order="offset", **shape)
+        load_weights(same.eval(), read_tensors(tmp_path / "w")[0], "w")
+        x = images(model, dtype=torch.float32)
+        assert torch.equal(same(x), model(x))
+
+    def test_normalisation_can_be_the_networks(self):
+        state = reference(**CONFIGS["b"]).state_dict()
+        outside = convert_released(state, "irevnet_b", **overrides(CONFIGS["b"]))
+        inside = convert_released(
+            state, "irevnet_b", **overrides(CONFIGS["b"]), normalization=IMAGENET_NORMALIZATION
+        )
+        x = torch.rand(2, 3, 64, 32)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET_NORMALIZATION)
+        with torch.no_grad():
+            z = inside.encode(x)
+            assert torch.equal(z, outside.encode((x - mean) / std))
+            assert_close(inside.inverse(z), x, rtol=0, atol=1e-4)
 
     def test_weights_that_do_not_need_it_load_in_a_network_of_the_zoo(self, tmp_path):
         model = convert_released(reference(**SMALL).state_dict(), **overrides(SMALL))

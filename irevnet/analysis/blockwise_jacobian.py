@@ -103,6 +103,8 @@ def _jacobian(model: IRevNet, image: Tensor, memory: int) -> Tensor:
     for half, columns in zip((j_tilde, j), result.chunk(2, dim=1), strict=True):
         moved = half.permute(0, 3, 1, 2)
         columns.unflatten(1, moved.shape[1:]).copy_(moved)
+    if model.normalize is not None:
+        result.unflatten(0, image.shape[1:]).div_(model.normalize.std[..., None])
     return result
 
 

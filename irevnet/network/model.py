@@ -21,7 +21,14 @@ from irevnet.reversible.batch_norm import frozen_statistics
 from irevnet.reversible.coupling import CouplingBlock, couple
 from irevnet.reversible.inversion import INEXACT, check_checksum, inverse_states, is_traced
 from irevnet.reversible.known_channels import KnownChannels, known_channels, known_values
-from irevnet.reversible.layers import SpaceToDepth, ZeroChannels, merge, split
+from irevnet.reversible.layers import (
+    Normalize,
+    OffsetFirst,
+    SpaceToDepth,
+    ZeroChannels,
+    merge,
+    split,
+)
 from irevnet.reversible.stack import BACKWARDS, reversible_stack
 from irevnet.reversible.stored import stored_fixed_point_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
@@ -47,6 +54,10 @@ class IRevNet(nn.Module):
             checked at construction.
         num_classes: length of the logits.
         entry_factor: side of the blocks of pixels that the entry moves into channels.
+        entry_order: of these channels, and so which pixels go into which half: ``"channel"``, by
+            colour first, or ``"offset"``, by the place in a block first, as in the released code.
+        normalization: mean and standard deviation of each channel, which the network takes out of
+            images before anything else, and puts back in the inverse; None for neither.
         blocks: coupling blocks in each stage.
         strides: downsampling of the first block of each stage.
         half_channels: channels of one half of the state in each stage. S multiplies channels by
@@ -85,6 +96,8 @@ class IRevNet(nn.Module):
         in_shape: Sequence[int] = (3, 224, 224),
         num_classes: int = 1000,
         entry_factor: int = 2,
+        entry_order: str = "channel",
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         blocks: Sequence[int] = (6, 16, 72, 6),
         strides: Sequence[int] = (2, 2, 2, 2),
         half_channels: Sequence[int] = (24, 96, 384, 1536),
@@ -112,6 +125,9 @@ class IRevNet(nn.Module):
                 f"total stride (entry_factor {entry_factor} times strides {strides}); "
                 f"got {tuple(in_shape)}"
             )
+        if entry_order not in ("channel", "offset"):
+            raise ValueError(f'entry_order must be "channel" or "offset", got {entry_order!r}')
+        _check_normalization(normalization, self.in_channels)
         if zeros not in ("after", "before"):
             raise ValueError(f'zeros must be "after" or "before", got {zeros!r}')
         kernel_sizes = _check_kernel_sizes(kernel_sizes)
@@ -137,7 +153,14 @@ class IRevNet(nn.Module):
         self.fraction_bits = fraction_bits
         self.num_classes = num_classes
         self.in_shape = (self.in_channels, height, width)
-        self.entry = SpaceToDepth(entry_factor)
+        self.normalize = None if normalization is None else Normalize(*normalization)
+        # With blocks of one pixel the orders are the same.
+        offset_first = entry_order == "offset" and entry_factor > 1
+        self.entry = (
+            OffsetFirst(entry_factor, self.in_channels)
+            if offset_first
+            else SpaceToDepth(entry_factor)
+        )
         self.zero_channels = ZeroChannels(
             _zero_channels(self.in_channels, entry_factor, half, half_channels, strides),
             before=zeros == "before",
@@ -249,7 +272,7 @@ class IRevNet(nn.Module):
         for halves in self._inverse_halves(z, exact=verify is not False):
             entry = halves
         check_checksum(self._streams(), entry, checksum)
-        images = self._streams().read(self._leave(*entry))
+        images = self._leave(*entry)
         if verify and self.streams == "fixed":
             with frozen_statistics(*self.blocks):
                 again = self.encode(images)
@@ -362,10 +385,14 @@ class IRevNet(nn.Module):
                 f"x must have the dtype of the network's weights, {dtype}, got {x.dtype}; convert "
                 "one of them, or use torch.autocast"
             )
+        if self.normalize is not None:
+            x = self.normalize(x)
         return split(self.zero_channels(self.entry(x)))
 
     def _leave(self, x_tilde: Tensor, x: Tensor) -> Tensor:
-        return self.entry.inverse(self.zero_channels.inverse(merge(x_tilde, x)))
+        x = self.entry.inverse(self.zero_channels.inverse(merge(x_tilde, x)))
+        x = self._streams().read(x)
+        return x if self.normalize is None else self.normalize.inverse(x)
 
     def _known_values(self, z: Tensor, streams: Streams) -> list[tuple[Tensor, Tensor]]:
         if not self.known:
@@ -391,6 +418,24 @@ class IRevNet(nn.Module):
                 raise ValueError(f"z must be int32 with fixed-point streams, got dtype {z.dtype}")
         elif not z.is_floating_point():
             raise ValueError(f"z must be floating point, got dtype {z.dtype}")
+
+
+def _check_normalization(
+    normalization: tuple[Sequence[float], Sequence[float]] | None, channels: int
+) -> None:
+    if normalization is None:
+        return
+    try:
+        mean, std = ([float(value) for value in values] for values in normalization)
+        fits = len(mean) == len(std) == channels and min(std) > 0
+        fits = fits and all(math.isfinite(value) for value in (*mean, *std))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"normalization must be the mean and the positive standard deviation of each of "
+            f"{channels} channels, got {normalization!r}"
+        )
 
 
 def _check_kernel_sizes(kernel_sizes: Sequence[int]) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
-"""Parameter-free layers that only move values: downsampling, padding, splitting."""
+"""Parameter-free invertible layers: downsampling, padding, splitting, normalisation."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SpaceToDepth", "ZeroChannels", "merge", "split"]
+__all__ = ["Normalize", "OffsetFirst", "SpaceToDepth", "ZeroChannels", "merge", "split"]
 
 
 class SpaceToDepth(nn.Module):
@@ -38,6 +40,66 @@ class SpaceToDepth(nn.Module):
     def extra_repr(self) -> str:
         """What ``repr`` shows in the parentheses."""
         return f"factor={self.factor}"
+
+
+class OffsetFirst(SpaceToDepth):
+    """Space-to-depth whose channels are in the order of the released code.
+
+    Output channel ``(i * factor + j) * channels + c`` holds the pixels of input channel ``c`` at
+    row ``i`` and column ``j`` of each block.
+
+    The order is a buffer, so that weights which need it do not load without it.
+
+    Args:
+        factor: side of a block in pixels.
+        channels: of an image.
+    """
+
+    order: Tensor
+
+    def __init__(self, factor: int, channels: int) -> None:
+        super().__init__(factor)
+        order = torch.arange(channels * factor**2).view(channels, factor**2)
+        self.register_buffer("order", order.t().flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C * factor**2, H / factor, W / factor)``, any dtype."""
+        return super().forward(x)[:, self.order]
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """``(B, C * factor**2, H, W)`` to ``(B, C, H * factor, W * factor)``, any dtype."""
+        return super().inverse(y[:, self.order.argsort()])
+
+
+class Normalize(nn.Module):
+    """Images minus the mean, over the standard deviation of each channel; and back.
+
+    Both are buffers: weights that were trained so do not load without them.
+
+    Args:
+        mean: of each channel.
+        std: of each channel, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)``, floating point, to the same shape."""
+        return (x - self.mean) / self.std
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same shape."""
+        return y * self.std + self.mean
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows in the parentheses."""
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
 class ZeroChannels(nn.Module):

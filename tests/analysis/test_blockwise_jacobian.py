@@ -44,8 +44,19 @@ def assert_the_same(model, x, **options):
         {"in_shape": (1, 6, 6), "entry_factor": 2, "half_channels": (2, 18), "strides": (1, 3)},
         {"in_shape": (2, 6, 12), "half_channels": (9, 36), "strides": (3, 2)},
         {"in_shape": (2, 5, 7), "half_channels": (1, 1), "strides": (1, 1)},
+        {"half_channels": (1, 4), "normalization": ((0.5, 0.4), (0.2, 0.3))},
+        {"entry_factor": 2, "half_channels": (4, 16), "entry_order": "offset"},
     ],
-    ids=["bijective", "injective", "two strides", "entry", "not square", "odd"],
+    ids=[
+        "bijective",
+        "injective",
+        "two strides",
+        "entry",
+        "not square",
+        "odd",
+        "normalised",
+        "offset first",
+    ],
 )
 def test_it_is_the_jacobian_that_rows_give(shape, stride_on, kernel_sizes, way):
     model = built(kernel_sizes=kernel_sizes, stride_on=stride_on, **shape)

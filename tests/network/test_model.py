@@ -238,6 +238,42 @@ class TestForward:
                                      half_channels=(32, 32, 128))  # fmt: skip
         assert [block.downsample.factor for block in model.blocks] == [2, 1, 1, 1, 1, 2]
 
+    @pytest.mark.parametrize("streams", ["float", "fixed"])
+    @pytest.mark.parametrize("name", ["irevnet_cifar", "irevnet_cifar_bijective"])
+    def test_normalisation_is_taken_out_and_put_back(self, name, streams):
+        torch.manual_seed(0)
+        channels = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+        model = small_irevnet(name, streams=streams, normalization=channels).float()
+        plain = small_irevnet(name, streams=streams).float()
+        state = model.state_dict()
+        plain.load_state_dict({key: state[key] for key in plain.state_dict()})
+        x = images(model, dtype=torch.float32).mul(255).round().div(255)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in channels)
+        with torch.no_grad():
+            z = model.encode(x)
+            assert torch.equal(z, plain.encode((x - mean) / std))
+            assert_close(model(x), plain((x - mean) / std))
+            assert torch.equal(model.inverse(z).mul(255).round().div(255), x)
+
+    @pytest.mark.parametrize(
+        "normalization",
+        [
+            ((0.5,), (0.2,)),
+            ((0.5, 0.5, 0.5), (0.2, 0.2, 0.0)),
+            ((0.5, 0.5, math.nan), (0.2, 0.2, 0.2)),
+            (0.5, 0.2),
+            "mean",
+        ],
+    )
+    def test_a_normalisation_that_cannot_be(self, normalization):
+        message = "normalization must be the mean and the positive standard deviation of each of 3"
+        with pytest.raises(ValueError, match=message):
+            irevnet.create_model("irevnet_cifar", normalization=normalization)
+
+    def test_an_order_that_is_none(self):
+        with pytest.raises(ValueError, match='entry_order must be "channel" or "offset", got 1'):
+            irevnet.create_model("irevnet_cifar", entry_order=1)
+
     @pytest.mark.parametrize(("name", "zeros"), [("irevnet_a", 144), ("irevnet_b", 0)])
     def test_zero_channels_of_the_papers_models(self, name, zeros):
         with torch.device("meta"):
