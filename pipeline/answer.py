@@ -130,7 +130,8 @@ def title(experiment: str, root: Path) -> str:
     """What the images of an experiment are called, such as ``"CIFAR-10"``; else its name."""
     params = root / "params.yaml"
     sections = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
-    return _DATA.get(sections.get(experiment, {}).get("data", {}).get("name"), experiment)
+    data = sections.get(experiment, {}).get("data", {}).get("name")
+    return _DATA.get(data) or _DATA.get(experiment, experiment)
 
 
 def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
@@ -238,10 +239,12 @@ def budget_of(experiment: str, root: Path) -> Budget:
         ValueError: if a record is damaged; the message names it.
     """
     files = sorted(root.glob(f"results/{experiment}/train/*/provenance.json"))
-    runs = [read_results(file) for file in files]
+    records = [read_results(file) for file in files]
+    # Networks that others have trained have cost nothing here.
+    runs = [run for run in records if "training" in run["parameters"]]
     metrics = [file.with_name("metrics.json") for file in files]
     images = [read_results(file).get("test_images", 0) for file in metrics if file.is_file()]
-    machines = (re.sub(r"\(R\)", "", run["gpu"] or run["processor"]) for run in runs)
+    machines = (re.sub(r"\(R\)", "", run["gpu"] or run["processor"]) for run in records)
     return Budget(
         networks=len(runs),
         epochs=tuple(run["parameters"]["training"]["epochs"] for run in runs),

@@ -1,5 +1,6 @@
 """The paper's claims, and verdicts on them by the rules of ``claims.yaml``."""
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -8,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.files import read_json
 from pipeline.params import ROOT, Params, ParamsError, Word, load_params, read_yaml
-from pipeline.questions import QUESTIONS, Section
+from pipeline.questions import FAMILIES, QUESTIONS, Section
 
 __all__ = ["Claim", "Condition", "bound", "judge", "judge_claims", "load_claims", "verdict"]
 
@@ -52,6 +53,12 @@ class Condition(Section):
                 f"got {self.metric!r}"
             )
         return self
+
+    @property
+    def families(self) -> set[str]:
+        """The families of networks that the metric is about."""
+        names = re.split(r"\.|_minus_", self.metric)
+        return set(FAMILIES).intersection(names)
 
 
 class Claim(Section):
@@ -138,6 +145,9 @@ def _number(value: Bound | None, bounds: dict[str, float], where: str) -> float 
 def judge_claims(experiment: str) -> list[dict[str, Any]]:
     """One row per claim: the paper's evidence, ours, the rule and the verdict.
 
+    Conditions on networks that an experiment does not have are left out, unless a claim has no
+    others.
+
     Args:
         experiment: a section of ``params.yaml`` whose other results are there.
 
@@ -147,8 +157,10 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
     """
     results = ROOT / "results" / experiment
     rows = []
+    models = set(load_params().section(experiment).models)
     for claim_id, claim in load_claims(experiment).items():
-        conditions = [judge(condition, results, claim.networks) for condition in claim.conditions]
+        own = [one for one in claim.conditions if one.families <= models] or claim.conditions
+        conditions = [judge(condition, results, claim.networks) for condition in own]
         sources = sorted({c["source"] for c in conditions if c["state"] != "not measured"})
         rows.append(
             {

@@ -36,6 +36,7 @@ __all__ = [
     "families",
     "initial_models",
     "invertible_families",
+    "is_divided",
     "judged_on",
     "load_experiment_data",
     "markdown_table",
@@ -69,12 +70,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_experiment_data(experiment: str, images: int = 0) -> ImageData:
+def load_experiment_data(experiment: str, images: int = 0, classes: int = 0) -> ImageData:
     """The images of an experiment, as its section ``data`` of ``params.yaml`` says.
 
     Args:
         experiment: a section of ``params.yaml``.
         images: how many of each part, the first ones; 0 for all.
+        classes: how many, drawn at random; 0 for all.
 
     Raises:
         ValueError: if they are missing or damaged and cannot be downloaded; a note says what needs
@@ -91,6 +93,8 @@ def load_experiment_data(experiment: str, images: int = 0) -> ImageData:
         if settings["name"] != "digits":
             error.add_note('Without these images: experiment = "digits" needs no download.')
         raise
+    if classes:
+        data = data.of_classes(classes)
     if not images:
         return data
     return ImageData(
@@ -188,6 +192,11 @@ def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Pat
     if not (ROOT / output).resolve().is_relative_to(ROOT / "results"):
         root = root / "by-hand" / hashlib.sha256(output.encode()).hexdigest()[:8]
     return root / experiment / f"{family}-{seed}.safetensors"
+
+
+def is_divided(experiment: str) -> bool:
+    """Whether the experiment's training images are test images to its networks."""
+    return load_params().section(experiment).data.divided
 
 
 def judged_on(experiment: str) -> str:

@@ -105,6 +105,16 @@ class Data(Section):
     validation: NonNegativeInt = 0
     size: PositiveInt = 224
     workers: NonNegativeInt = 2
+    divided: bool = False
+
+    @model_validator(mode="after")
+    def _only_folders_are_divided(self) -> Self:
+        if self.divided and (self.name != "folders" or self.validation):
+            raise ValueError(
+                "divided goes with name: folders and no validation images, got name: "
+                f"{self.name} and validation: {self.validation}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_class_is_on_both_sides(self) -> Self:
@@ -120,12 +130,17 @@ class Data(Section):
 
 
 class Model(Section):
-    """A family's network: of the zoo, with changes; its recipe's changes; its weights' type."""
+    """A family's network: of the zoo, with changes; its recipe's changes; its weights' type.
+
+    ``released`` is a file of weights that somebody else trained, for
+    :func:`irevnet.released.convert_released`, in place of training.
+    """
 
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     training: Annotated[dict[str, Any], AfterValidator(_known_fields)] = Field(default_factory=dict)
     weights: Literal["float32", "float16"] = "float32"
+    released: str | None = None
 
 
 class _Experiment(Section):
@@ -145,8 +160,20 @@ class _Experiment(Section):
     threads: Annotated[int, Field(ge=1, le=1024)]
     data: Data
     models: Annotated[dict[Word, Model], Field(min_length=1)]
-    training: Training
+    training: Training | None = None
     bounds: dict[Word, ClaimBound] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _networks_are_trained_or_released(self) -> Self:
+        released = [name for name, model in self.models.items() if model.released is not None]
+        if self.training is None and len(released) < len(self.models):
+            missing = ", ".join(sorted(set(self.models) - set(released)))
+            raise ValueError(f"training is missing, and models have no released: {missing}")
+        if self.training is not None and released:
+            raise ValueError(f"training must be left out where models have released: {released}")
+        if self.training is None and len(self.seeds) > 1:
+            raise ValueError(f"seeds must be one where nothing is trained, got {self.seeds}")
+        return self
 
     @model_validator(mode="after")
     def _choices_need_validation_images(self) -> Self:
@@ -167,7 +194,7 @@ class _Experiment(Section):
             limits |= {"batch_size": training, "training_images": training, "test_images": test}
             limits |= {"images": test, "pairs": test}
         recipes = {f"models.{name}.training": m.training for name, m in self.models.items()}
-        sections = {"training": self.training, **recipes}
+        sections = {"training": self.training or {}, **recipes}
         for question in self.questions:
             sections[question] = getattr(self, question).model_dump()
         for section, values in sections.items():
@@ -204,7 +231,8 @@ class _Experiment(Section):
                 raise ValueError(f"{question}.baselines must leave a family to compare")
         networks: dict[str, str] = {}
         for family, model in self.models.items():
-            content = repr((model.name, model.overrides, {**self.training, **model.training}))
+            recipe = {**(self.training or {}), **model.training}
+            content = repr((model.name, model.overrides, recipe, model.released))
             if (other := networks.setdefault(content, family)) != family:
                 raise ValueError(f"models: {family} is the same as {other}")
         return self
@@ -216,6 +244,13 @@ class _Experiment(Section):
                 self.recipe(family)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"models.{family}.training: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _judges_have_an_architecture(self) -> Self:
+        interpolation = getattr(self, "interpolation", None)
+        if interpolation is not None and interpolation.judges and "resnet" not in self.models:
+            raise ValueError("interpolation.judges needs models.resnet")
         return self
 
     @model_validator(mode="after")
@@ -232,8 +267,13 @@ class _Experiment(Section):
         return [name for name in QUESTIONS if getattr(self, name) is not None]
 
     def recipe(self, family: str) -> dict[str, Any]:
-        """Arguments of :class:`TrainingConfig` for a family's networks."""
-        return _recipe({**self.training, **self.models[family].training})
+        """Arguments of :class:`TrainingConfig` for a family's networks; none if not trained."""
+        own = self.models[family].training
+        if self.training is None:
+            if own:
+                raise ValueError("must be left out where nothing is trained")
+            return {}
+        return _recipe({**self.training, **own})
 
 
 if TYPE_CHECKING:  # which cannot know the questions' sections, fields that are made when it runs

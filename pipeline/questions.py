@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["QUESTIONS", "WORD", "Question", "Section"]
+__all__ = ["FAMILIES", "QUESTIONS", "WORD", "Question", "Section"]
 
 # Names of experiments, families and bounds: they become folders, stages and arguments of commands.
 WORD = r"[a-z][a-z0-9_]{0,39}"
@@ -82,12 +82,14 @@ class Accuracy(Section):
 class Jacobian(Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
-    images: PositiveInt
+    images: Annotated[int, Field(ge=2)]
     compared_images: Annotated[int, Field(ge=2)]
     energy: Share
     precision: Precision_ = "float64"
     memory: PositiveInt
     window: NonNegativeInt = 0
+    leading: NonNegativeInt = 0
+    trailing: NonNegativeInt = 0
 
 
 class Interpolation(Section):
@@ -101,6 +103,8 @@ class Interpolation(Section):
     judges: NonNegativeInt
     judge_images: PositiveInt
     judge_epochs: PositiveInt
+    training_images: NonNegativeInt = 0
+    test_images: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _half_of_the_pairs_are_of_one_class(self) -> Self:
@@ -119,6 +123,7 @@ class Separation(Section):
     test_images: PositiveInt
     penalties: Penalties
     search_tolerance: Positive
+    classes: NonNegativeInt = 0
 
 
 class Dimensionality(Section):
@@ -131,6 +136,7 @@ class Dimensionality(Section):
     search_tolerance: Positive
     dimensions: Dimensions
     tolerance: Share
+    classes: NonNegativeInt = 0
 
 
 class Memory(Section):
@@ -223,8 +229,10 @@ class Question:
         return any(re.fullmatch(pattern, metric) for pattern in patterns)
 
 
-_IREVNETS = ("irevnet", "irevnet_bijective")
-_ALL = (*_IREVNETS, "revnet", "resnet")
+FAMILIES = ("irevnet", "irevnet_bijective", "revnet", "resnet")
+"""Families of networks by which claims name what they are about."""
+
+_IREVNETS = FAMILIES[:2]
 
 QUESTIONS = {
     "inversion": Question(
@@ -250,14 +258,14 @@ QUESTIONS = {
     ),
     "jacobian": Question(
         Jacobian,
-        families=_IREVNETS,
+        families=("irevnet_bijective",),
         claims=("C4",),
         metrics=("{family}.condition_number", "{family}.energy_share"),
     ),
     "interpolation": Question(
         Interpolation,
         needs="runs",
-        families=(*_IREVNETS, "resnet"),
+        families=("irevnet_bijective",),
         claims=("C5",),
         metrics=(
             "{family}.same_class.recognised_of_yardstick",
@@ -267,7 +275,7 @@ QUESTIONS = {
     "separation": Question(
         Separation,
         needs="runs",
-        families=_ALL,
+        families=("irevnet_bijective",),
         claims=("C6",),
         metrics=(
             "{family}.svm_gain_rank_correlation",
@@ -279,7 +287,7 @@ QUESTIONS = {
     "dimensionality": Question(
         Dimensionality,
         needs="runs",
-        families=_ALL,
+        families=("irevnet_bijective",),
         claims=("C7",),
         metrics=(
             "{family}.svm_per_class",
@@ -301,7 +309,7 @@ QUESTIONS = {
         claims=("C8b",),
         metrics=("gradients.{family}.ratio",),
     ),
-    "metamers": Question(Metamers, families=(*_IREVNETS, "resnet")),
+    "metamers": Question(Metamers, families=("irevnet_bijective",)),
     "trivial": Question(Trivial, families=("irevnet_bijective", "resnet"), reads=("separation",)),
     "stability": Question(Stability, families=_IREVNETS),
 }

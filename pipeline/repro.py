@@ -135,7 +135,10 @@ def _waves(file: Path) -> Iterator[list[str]]:
     analyses = [name for name in ("question", *QUESTIONS) if name in stages]
     readers = [name for name in analyses if name in QUESTIONS and QUESTIONS[name].reads]
     beside = [name for name in analyses if name not in readers]
-    for names in (["data"], ["rehearsal"], ["train"], ["weights"], beside, readers, ["claims"]):
+    networks = [["rehearsal"], ["train"]]
+    if "train" not in stages:
+        networks = [[], [name for name in stages if name.startswith("convert_")]]
+    for names in (["data"], *networks, ["weights"], beside, readers, ["claims"]):
         yield [target for name in names for target in _targets(name, stages[name])]
 
 

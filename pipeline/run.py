@@ -28,7 +28,9 @@ from pipeline.questions import QUESTIONS
 
 __all__ = ["NOTEBOOKS", "execute", "make_deterministic", "notebook_parameters", "run"]
 
-NOTEBOOKS = ("data", "train", *QUESTIONS, "claims")
+NOTEBOOKS = ("data", "train", "convert", *QUESTIONS, "claims")
+# Those that make a network: of a family and a seed.
+_OF_NETWORKS = ("train", "convert")
 
 
 def notebook_parameters(
@@ -39,21 +41,24 @@ def notebook_parameters(
     Args:
         question: name of the notebook.
         experiment: a section of ``params.yaml``.
-        family: of networks, for ``train`` alone.
-        seed: of the run, for ``train`` alone; the experiment's first by default.
+        family: of networks, for ``train`` and ``convert`` alone.
+        seed: of the run, for the same; the experiment's first by default.
 
     Raises:
         ParamsError: if ``params.yaml`` is not valid or has no such section.
     """
     section = load_params().section(experiment)
     given: dict[str, Any] = {"experiment": experiment}
-    if question == "train":
+    if question in _OF_NETWORKS:
         if family not in section.models:
             raise ParamsError(f"--family must be one of {', '.join(section.models)}, got {family}")
         seed = section.seeds[0] if seed is None else seed
         if seed not in section.seeds:
             raise ParamsError(f"--seed must be one of {section.seeds}, got {seed}")
-        return given | {"family": family, "seed": seed, "training": section.recipe(family)}
+        given |= {"family": family, "seed": seed}
+        if question == "train":
+            return given | {"training": section.recipe(family)}
+        return given | {"released": section.models[family].released}
     if question in ("data", "claims"):
         return given
     own = getattr(section, question)
@@ -199,15 +204,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("question", choices=NOTEBOOKS)
     parser.add_argument("--experiment", required=True, help="a section of params.yaml")
-    parser.add_argument("--family", help="family of networks, for train")
-    parser.add_argument("--seed", type=int, help="seed of the run, for train")
+    parser.add_argument("--family", help="family of networks, for train and convert")
+    parser.add_argument("--seed", type=int, help="seed of the run, for train and convert")
     arguments = parser.parse_args()
     for name in ("family", "seed"):
-        if (getattr(arguments, name) is not None) != (arguments.question == "train"):
-            parser.error(f"--{name} goes with train, and train needs it")
+        if (getattr(arguments, name) is not None) != (arguments.question in _OF_NETWORKS):
+            parser.error(f"--{name} goes with train and convert, which need it")
     folder = ROOT / "results" / arguments.experiment / arguments.question
-    if arguments.question == "train":
-        folder /= f"{arguments.family}-{arguments.seed}"
+    if arguments.question in _OF_NETWORKS:
+        folder = folder.with_name("train") / f"{arguments.family}-{arguments.seed}"
     try:
         parameters = notebook_parameters(
             arguments.question, arguments.experiment, arguments.family, arguments.seed

@@ -9,6 +9,7 @@ What a trained network depends on is not the text of the code but what the code 
 ``rehearsal`` trains every family in miniature and writes down the bits that came out. Training
 depends on that, on the images' fingerprint and on its recipe. Code that changes without
 changing a bit leaves a training of many hours valid; code that changes one makes it out of date.
+Where an experiment's networks are not trained but converted, a stage for each does that.
 """
 
 import argparse
@@ -76,7 +77,8 @@ def pipeline_text(experiment: str, params: Params) -> str:
     content["metrics"] = [
         f"{root}results/{experiment}/{name}/metrics.json" for name in ("data", *section.questions)
     ]
-    content["plots"] = [_plot(experiment, section, root)]
+    if section.training is not None:
+        content["plots"] = [_plot(experiment, section, root)]
     argument = f" {file.as_posix()}" if up else ""
     # None: lists of plain values on one line.
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
@@ -94,13 +96,7 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
     if "judged_on" in section.model_fields_set:
         entries.append("judged_on")
     recipe = [f"{experiment}.{name}" for name in entries]
-    stages: dict[str, dict[str, Any]] = {
-        "data": {
-            "cmd": f"{run} data {to}",
-            "params": [f"{experiment}.data"],
-            "deps": ["notebooks/data.ipynb", "irevnet", *RUNNER],
-            "outs": [_uncached(f"{results}/data")],
-        },
+    networks: dict[str, dict[str, Any]] = {
         "rehearsal": {
             "matrix": {"family": list(section.models)},
             "cmd": f"python -m pipeline.rehearsal {to} --family {family}",
@@ -121,6 +117,31 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
             ],
             "outs": [{f"{results}/train/{family}-{seed}": {"cache": cached}}],
         },
+    }
+    if section.training is None:
+        networks = {
+            f"convert_{name}": {
+                "cmd": f"{run} convert {to} --family {name} --seed {section.seeds[0]}",
+                "params": [f"{experiment}.{entry}" for entry in ("data", f"models.{name}")],
+                "deps": [
+                    "notebooks/convert.ipynb",
+                    "irevnet",
+                    *RUNNER,
+                    model.released,
+                    f"{results}/data/images.json",
+                ],
+                "outs": [{f"{results}/train/{name}-{section.seeds[0]}": {"cache": cached}}],
+            }
+            for name, model in section.models.items()
+        }
+    stages: dict[str, dict[str, Any]] = {
+        "data": {
+            "cmd": f"{run} data {to}",
+            "params": [f"{experiment}.data"],
+            "deps": ["notebooks/data.ipynb", "irevnet", *RUNNER],
+            "outs": [_uncached(f"{results}/data")],
+        },
+        **networks,
         "weights": {
             "cmd": f"python -m pipeline.publish {to}",
             "params": [f"{experiment}.{name}" for name in ("models", "published", "seeds")],

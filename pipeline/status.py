@@ -46,6 +46,8 @@ def training_runs(experiment: str) -> list[Run]:
         ParamsError: if there is no such experiment.
     """
     section = load_params().section(experiment)
+    if section.training is None:
+        return []
     return [
         _run(experiment, family, seed, TrainingConfig(**section.recipe(family)))
         for family in section.models

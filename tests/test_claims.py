@@ -45,6 +45,34 @@ def test_a_condition_holds_or_fails_with_all_of_its_interval(results, bounds, st
     assert row["n"] == 10
 
 
+@pytest.mark.parametrize(
+    ("metric", "families"),
+    [
+        ("inversion.irevnet.plain.relative_error", {"irevnet"}),
+        ("inversion.irevnet_bijective.flops_ratio", {"irevnet_bijective"}),
+        ("accuracy.differences.irevnet_minus_resnet", {"irevnet", "resnet"}),
+        ("memory.reversible.growth", set()),
+    ],
+)
+def test_the_networks_that_a_condition_is_about(metric, families):
+    assert condition(metric, at_most=1.0).families == families
+
+
+def test_conditions_on_networks_that_an_experiment_has_not_are_left_out():
+    """``ilsvrc2012`` has the bijective network alone."""
+    rows = {row["id"]: row for row in judge_claims("ilsvrc2012")}
+    metrics = {c["metric"] for c in rows["C4"]["conditions"]}
+    assert metrics == {
+        "jacobian.irevnet_bijective.condition_number",
+        "jacobian.irevnet_bijective.energy_share",
+    }
+    # All of a claim's are of another network: it stays as it is, and untested.
+    assert len(rows["C5"]["conditions"]) == 2
+    assert rows["C5"]["verdict"] == "not tested here"
+    every = {row["id"]: row for row in judge_claims("digits")}
+    assert len(every["C4"]["conditions"]) == 3
+
+
 @pytest.mark.parametrize(("networks", "state"), [(10, "holds"), (11, "open")])
 def test_too_few_networks_leave_it_open(results, networks, state):
     one = condition("inversion.irevnet.relative_error", at_most=2.0)

@@ -127,6 +127,12 @@ class TestTensorImages:
         assert torch.equal(few.labels, images.labels[:3])
         assert len(images.subset(10_000)) == len(images)
 
+    def test_some_classes(self, images):
+        some = images.of_classes([109, 103])
+        assert some.labels.tolist() == [103, 109]
+        assert some.images[:, 0, 0, 0].tolist() == [3, 9]
+        assert len(images.of_classes([])) == 0
+
     def test_training_batches_hold_every_image_at_most_once_and_its_own_label(self, images):
         batches = list(images.training_batches(4, Augmentation(), TrainingPass(0, 0)))
         assert [x.shape for x, _ in batches] == [(4, 3, 4, 5)] * 2
@@ -398,6 +404,40 @@ class TestImageFolders:
         assert x.shape == (4, 3, 16, 16)
         assert labels.tolist() == [0, 0, 1, 2]
 
+    def test_some_classes(self, root):
+        data = load_image_folders(root, size=8, workers=0)
+        some = data.train.of_classes([0, 2])
+        assert len(some) == 18
+        assert some.first(18)[1].tolist() == [0] * 12 + [2] * 6
+        assert len(data.train) == 24
+        drawn = data.of_classes(2)
+        labels = set(drawn.test.first(4)[1].tolist())
+        assert len(labels) == 2
+        assert labels == set(drawn.train.first(100)[1].tolist())
+        assert drawn.classes == data.classes
+        assert any(
+            set(data.of_classes(2, seed).test.first(4)[1].tolist()) != labels for seed in range(9)
+        )
+        with pytest.raises(ValueError, match="count must be from 1 to 3 classes, got 4"):
+            data.of_classes(4)
+
+    def test_test_images_can_be_divided_where_there_are_no_others(self, root):
+        shutil.rmtree(root / "train")
+        data = load_image_folders(root, size=8, workers=0, divided=True)
+        assert (len(data.train), len(data.validation), len(data.test)) == (3, 0, 3)
+        files = [[part.files[index] for index in part.indices] for part in (data.train, data.test)]
+        assert not set(files[0]) & set(files[1])
+        for part in files:
+            assert [label for _, label in part] == [0, 1, 2]
+        assert list(data.validation.batches(4)) == []
+        (root / "val" / "bee" / "00.jpg").unlink()
+        with pytest.raises(ValueError, match="bee has one image: not divisible"):
+            load_image_folders(root, size=8, divided=True)
+        with pytest.raises(ValueError, match="divided images have no validation images"):
+            load_image_folders(root, validation=3, divided=True)
+        with pytest.raises(ValueError, match=r"no folder .*val: divided image folders need"):
+            load_image_folders(root / "nothing", divided=True)
+
     def test_a_subset_leaves_the_set_as_it_was(self, root):
         images = load_image_folders(root, size=8, workers=0).train
         count = len(images)
@@ -566,7 +606,7 @@ class TestLoadData:
         )
         monkeypatch.setattr(
             "irevnet.data.datasets.load_image_folders",
-            lambda root, size, validation, workers: roots.append(root),
+            lambda root, **options: roots.append(root),
         )
         if variable is None:
             monkeypatch.delenv("IREVNET_DATA", raising=False)

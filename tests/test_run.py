@@ -25,13 +25,13 @@ def defaults(question):
 @pytest.mark.parametrize("experiment", ["digits", "cifar10_cpu"])
 @pytest.mark.parametrize("question", NOTEBOOKS)
 def test_a_notebook_declares_what_it_is_given(question, experiment):
-    family, seed = ("irevnet_bijective", 0) if question == "train" else (None, None)
+    family, seed = ("irevnet_bijective", 0) if question in ("train", "convert") else (None, None)
     given = notebook_parameters(question, experiment, family, seed)
     by_hand = {"output", "images"} if question == "train" else {"output"}
     assert set(given) | by_hand == set(declared(question))
 
 
-@pytest.mark.parametrize("question", sorted(set(NOTEBOOKS) - {"train"}))
+@pytest.mark.parametrize("question", sorted(set(NOTEBOOKS) - {"train", "convert"}))
 def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(question):
     own = defaults(question)
     assert own.pop("experiment") == "cifar10_cpu"
@@ -51,6 +51,12 @@ def test_training_on_its_own_is_that_of_the_digits():
     assert own["experiment"] == "digits"
     assert own["family"] in section.models
     assert own["training"] == section.training
+
+
+def test_converting_on_its_own_is_that_of_the_papers_network():
+    own = defaults("convert")
+    given = notebook_parameters("convert", own["experiment"], own["family"], own["seed"])
+    assert own == given | {"output": "scratch/convert"}
 
 
 def test_train_is_given_only_what_params_yaml_sets():

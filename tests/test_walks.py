@@ -10,9 +10,16 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
+from networks import randomise
+from PIL import Image
 
+from irevnet import create_model
+from irevnet.released import ReleasedIRevNet
 from pipeline.params import ROOT
 
 COPIED = ("irevnet", "notebooks", "pipeline", "tests", ".dvc/config", ".dvcignore", "claims.yaml")
@@ -286,3 +293,73 @@ def test_networks_too_large_for_git_go_to_a_remote_and_come_back(copy, tmp_path)
         assert written.read_bytes() == pulled.read_bytes()
     copy.root = clone
     assert "up to date" in copy.python("-m", "dvc", "status", "results/walk/dvc.yaml")
+
+
+# What makes the experiment small enough for a test; all else is as in params.yaml.
+SMALL_NETWORK = {
+    "in_shape": [3, 32, 32],
+    "num_classes": 3,
+    "blocks": [2, 1],
+    "strides": [2, 2],
+    "half_channels": [24, 96],
+}
+SMALL_QUESTIONS = {
+    "inversion": {"images": 6, "gallery": 3, "random_representations": 4},
+    "jacobian": {"window": 8, "leading": 20, "precision": "float64"},
+    "interpolation": {"pairs": 4, "steps": 3, "shown": 1, "frames": 3, "networks": 1}
+    | {"training_images": 12, "test_images": 12},
+    "separation": {"training_images": 16, "test_images": 12, "classes": 2},
+    "dimensionality": {"training_images": 16, "test_images": 12, "classes": 2}
+    | {"dimensions": [1, 2, 4]},
+    "metamers": {"training_images": 12, "test_images": 12, "pairs": 3, "shown": 2, "steps": 3},
+}
+
+
+def test_released_weights_and_validation_images_are_one_command_away_from_verdicts(copy):
+    """The experiment ``ilsvrc2012`` on made-up photographs, with a made-up checkpoint."""
+    params = yaml.safe_load((copy.root / "params.yaml").read_text())
+    section = params["ilsvrc2012"]
+    section |= {"threads": 1, "data": section["data"] | {"size": 32, "workers": 0}}
+    model = section["models"]["irevnet_bijective"]
+    model["overrides"] |= SMALL_NETWORK
+    for question, changes in SMALL_QUESTIONS.items():
+        section[question] |= changes
+    small = {"default": "digits", "digits": params["digits"], "ilsvrc2012": section}
+    copy.write("params.yaml", yaml.safe_dump(small))
+    copy.python("-m", "pipeline.stages")
+
+    generator = np.random.default_rng(0)
+    folder = copy.root / section["data"]["root"]
+    for label in range(3):
+        (folder / "val" / f"n{label}").mkdir(parents=True)
+        for number in range(24):
+            # A colour for each class, under noise.
+            pixels = generator.integers(0, 128, (40, 48, 3)) + 127 * np.eye(3, dtype=int)[label]
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / "val" / f"n{label}" / f"{number:02}.png")
+
+    torch.manual_seed(0)
+    theirs = ReleasedIRevNet(randomise(create_model(model["name"], **model["overrides"])))
+    torch.save(theirs.state_dict(), copy.root / model["released"])
+    copy.python("-m", "pipeline.repro", "ilsvrc2012", "--jobs", "2")
+
+    results = copy.root / "results/ilsvrc2012"
+
+    def metrics(name):
+        return json.loads((results / name / "metrics.json").read_text())
+
+    converted = metrics("train/irevnet_bijective-0")
+    assert converted["test_images"] == 72, "both halves: the network has seen none"
+    assert metrics("data")["train"]["images"] == metrics("data")["test"]["images"] == 36
+    jacobian = metrics("jacobian")["irevnet_bijective"]
+    assert (jacobian["leading"], jacobian["dimensions"]) == (20, 192)
+    assert metrics("dimensionality")["pixels"]["svm_per_class"] in (0.5, 1, 2, 8)
+    claims = json.loads((results / "claims" / "claims.json").read_text())
+    rows = {row["id"]: row for row in claims["rows"]}
+    # What is claimed of injective networks alone is not tested, the rest by the bijective one.
+    assert rows["C5"]["verdict"] == "not tested here"
+    for claim in ("C1", "C4", "C6", "C7", "C9"):
+        assert "injective" not in rows[claim]["rule"], claim
+    assert rows["C1"]["verdict"] == "consistent"
+    assert rows["C6"]["verdict"] in ("inconclusive", "inconsistent")
+    assert "up to date" in copy.python("-m", "dvc", "status", "results/ilsvrc2012/dvc.yaml")

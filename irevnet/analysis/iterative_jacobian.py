@@ -5,16 +5,59 @@ That of a photograph of 224 pixels has 150,528 columns, and that of the paper's 
 Lanczos' method needs nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, svds
-from torch import Tensor
+from torch import Tensor, nn
 
+from irevnet.analysis.jacobian import windowed
+from irevnet.analysis.protocols import Encoder
+from irevnet.analysis.statistics import mean, quantile
 from irevnet.checks import check_positive
+from irevnet.network.model import IRevNet
 
-__all__ = ["as_operator", "extreme_singular_values", "total_energy"]
+__all__ = [
+    "PartialSpectrum",
+    "as_operator",
+    "extreme_singular_values",
+    "partial_spectrum",
+    "summary",
+    "total_energy",
+]
+
+
+@dataclass(frozen=True)
+class PartialSpectrum:
+    """The two ends of a Jacobian's spectrum, and the energy of all of it.
+
+    Args:
+        leading: the largest singular values, falling, ``(k,)`` float64.
+        trailing: the smallest, falling, ``(m,)`` float64; none if ``m`` is 0.
+        energy: the sum of all squared singular values.
+        dimensions: how many singular values there are.
+    """
+
+    leading: Tensor
+    trailing: Tensor
+    energy: float
+    dimensions: int
+
+    def condition_number(self) -> float:
+        """The largest singular value over the smallest that is known.
+
+        Without trailing ones it is a lower bound.
+        """
+        known = torch.cat([self.leading, self.trailing])
+        return (known[0] / known[-1]).item()
+
+    def energy_dimensions(self, share: float) -> int | None:
+        """How many directions carry a share of the energy; None if more than the leading ones."""
+        reached = self.leading.square().cumsum(0) >= share * self.energy
+        return int((~reached).sum()) + 1 if reached.any() else None
 
 
 def as_operator(function: Callable[[Tensor], Tensor], image: Tensor) -> LinearOperator:
@@ -99,8 +142,106 @@ def extreme_singular_values(
     return torch.from_numpy(np.sort(values)[::-1].astype(np.float64))
 
 
+def partial_spectrum(
+    model: nn.Module,
+    image: Tensor,
+    leading: int,
+    trailing: int = 0,
+    *,
+    window: int = 0,
+    probes: int = 20,
+    seed: int = 0,
+) -> PartialSpectrum:
+    """The largest and the smallest singular values of a representation's Jacobian, and its energy.
+
+    The energy is that of the leading values, and of the rest what random directions estimate in
+    which no leading direction is left (Meyer et al., 2021, https://arxiv.org/abs/2010.09649).
+
+    Args:
+        model: a network with a method ``encode``, in evaluation mode.
+        image: ``(1, C, H, W)``, of the model's dtype.
+        leading: how many of the largest.
+        trailing: how many of the smallest. At a whole image of a bijective network they are found
+            by its inverse, else slowly.
+        window: if not 0, only the pixels of a square of that side in the middle vary.
+        probes: directions by which the rest of the energy is estimated, 2 or more.
+        seed: of these, and of the vectors that iterations start from.
+
+    Raises:
+        ValueError: if a number does not fit.
+        RuntimeError: if the iteration gives up (SciPy's ``ArpackNoConvergence``).
+    """
+    function: Callable[[Tensor], Tensor] = cast("Encoder", model).encode
+    point = image
+    if window:
+        function, point = windowed(function, image[0], window)
+    values, vectors = _leading(function, point, leading, seed)
+    rest, _ = total_energy(function, point, probes, seed, without=vectors)
+    found = torch.empty(0, dtype=torch.float64)
+    if trailing and isinstance(model, IRevNet) and model.is_bijective and not window:
+        with torch.no_grad():
+            z = model.encode(image)
+        found = 1 / extreme_singular_values(model.inverse, z, trailing, seed=seed).flip(0)
+    elif trailing:
+        found = extreme_singular_values(function, point, trailing, largest=False, seed=seed)
+    return PartialSpectrum(values, found, values.square().sum().item() + rest, point.numel())
+
+
+def _leading(
+    function: Callable[[Tensor], Tensor], image: Tensor, count: int, seed: int
+) -> tuple[Tensor, np.ndarray]:
+    """The largest singular values, and their directions among the outputs, ``(outputs, count)``."""
+    check_positive("leading", count)
+    operator = as_operator(function, image)
+    if count >= min(operator.shape):
+        raise ValueError(
+            f"leading must be less than {min(operator.shape)}, the Jacobian's smaller side, got "
+            f"{count}"
+        )
+    start = np.random.default_rng(seed).standard_normal(min(operator.shape))
+    vectors, values, _ = svds(
+        operator, k=count, v0=start.astype(operator.dtype), return_singular_vectors="u"
+    )
+    falling = np.sort(values)[::-1].astype(np.float64)
+    return torch.from_numpy(falling), vectors
+
+
+def summary(spectra: Sequence[PartialSpectrum], share: float) -> dict[str, Any]:
+    """What parts of spectra at several images say.
+
+    Args:
+        spectra: of one network.
+        share: of the energy for which directions are counted.
+
+    Returns:
+        ``condition_number``, a lower bound where there are no trailing values;
+        ``leading_energy``, the share that leading directions carry; ``energy_share``, the share
+        of the directions that carry ``share``, if leading ones do at every image; ``leading`` and
+        ``dimensions``, how many there are.
+    """
+    first = spectra[0]
+    conditions = torch.tensor([one.condition_number() for one in spectra])
+    carried = torch.tensor([one.leading.square().sum().item() / one.energy for one in spectra])
+    results: dict[str, Any] = {
+        "condition_number": quantile(conditions.numpy()).as_dict(),
+        "leading_energy": mean(carried.numpy()).as_dict(),
+        "leading": len(first.leading),
+        "dimensions": first.dimensions,
+    }
+    counts = [one.energy_dimensions(share) for one in spectra]
+    reached = [count / first.dimensions for count in counts if count is not None]
+    if len(reached) == len(counts):
+        results["energy_share"] = mean(reached).as_dict()
+    return results
+
+
 def total_energy(
-    function: Callable[[Tensor], Tensor], image: Tensor, probes: int, seed: int = 0
+    function: Callable[[Tensor], Tensor],
+    image: Tensor,
+    probes: int,
+    seed: int = 0,
+    *,
+    without: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """The sum of all squared singular values, estimated from random directions.
 
@@ -112,6 +253,8 @@ def total_energy(
         image: ``(1, C, H, W)``.
         probes: how many directions, 2 or more.
         seed: of their signs.
+        without: orthonormal directions among the outputs, ``(outputs, k)``, whose energy is left
+            out.
 
     Returns:
         The estimate and its standard error.
@@ -123,5 +266,7 @@ def total_energy(
         raise ValueError(f"probes must be 2 or more, got {probes}")
     operator, generator = as_operator(function, image), np.random.default_rng(seed)
     signs = generator.choice([-1.0, 1.0], size=(probes, operator.shape[0])).astype(operator.dtype)
+    if without is not None:
+        signs = signs - (signs @ without) @ without.T
     energies = [np.square(operator.rmatvec(v), dtype=np.float64).sum() for v in signs]
     return float(np.mean(energies)), float(np.std(energies, ddof=1) / np.sqrt(probes))

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
 from irevnet.analysis.protocols import Encoder
+from irevnet.analysis.statistics import mean, quantile
 from irevnet.network.model import IRevNet
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "numerical_rank",
     "singular_values",
     "spectra",
+    "summary",
     "windowed",
 ]
 
@@ -271,6 +273,50 @@ def log_determinant(singular_values: Tensor) -> Tensor:
     of the other and whose downsampling only moves values.
     """
     return singular_values.log().sum(dim=1)
+
+
+def summary(
+    singular_values: Tensor,
+    share: float,
+    outputs: int,
+    *,
+    invertible: bool,
+    preserves_volume: bool = False,
+) -> dict[str, Any]:
+    """What the spectra at several images say about one network.
+
+    Args:
+        singular_values: ``(N, k)``, falling, ``N`` at least 2, on the CPU.
+        share: of the energy for which directions are counted.
+        outputs: of the function.
+        invertible: whether no direction is lost, however small its singular value; where one may
+            be, the condition number is that of the others.
+        preserves_volume: whether the logarithm of the determinant must be zero.
+
+    Returns:
+        Estimates over images: ``condition_number`` (median), ``energy_share``, the share of the
+        directions that carry ``share``, ``effective_rank`` and ``rank``; ``full_rank_share``, of
+        the images, and ``dimensions``. The ``largest_absolute_log_determinant`` where it must be
+        zero, else, if no direction is lost, the ``log_determinant``.
+    """
+    rank = numerical_rank(singular_values, outputs)
+    full = rank == singular_values.shape[1]
+    condition = condition_number(singular_values, None if invertible else rank)
+    shares = energy_dimensions(singular_values, share) / singular_values.shape[1]
+    results: dict[str, Any] = {
+        "condition_number": quantile(condition.numpy()).as_dict(),
+        "energy_share": mean(shares.numpy()).as_dict(),
+        "effective_rank": mean(effective_rank(singular_values).numpy()).as_dict(),
+        "rank": mean(rank.numpy()).as_dict(),
+        "full_rank_share": full.double().mean().item(),
+        "dimensions": singular_values.shape[1],
+    }
+    volume = log_determinant(singular_values)
+    if preserves_volume:
+        results["largest_absolute_log_determinant"] = volume.abs().max().item()
+    elif full.all():
+        results["log_determinant"] = mean(volume.numpy()).as_dict()
+    return results
 
 
 def effective_rank(singular_values: Tensor) -> Tensor:

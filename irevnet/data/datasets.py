@@ -36,6 +36,27 @@ class ImageData:
             self.train.to(device), self.validation.to(device), self.test.to(device), self.classes
         )
 
+    def of_classes(self, count: int, seed: int = 0) -> "ImageData":
+        """The images of classes drawn at random; labels and names stay as they are.
+
+        Args:
+            count: how many classes.
+            seed: of the draw.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        if not 1 <= count <= len(self.classes):
+            raise ValueError(f"count must be from 1 to {len(self.classes)} classes, got {count!r}")
+        order = torch.randperm(len(self.classes), generator=torch.Generator().manual_seed(seed))
+        labels = sorted(order[:count].tolist())
+        return ImageData(
+            self.train.of_classes(labels),
+            self.validation.of_classes(labels),
+            self.test.of_classes(labels),
+            self.classes,
+        )
+
     def digest(self) -> dict[str, str]:
         """Fingerprints of the images and labels of each part."""
         return {name: getattr(self, name).digest() for name in ("train", "validation", "test")}
@@ -114,7 +135,12 @@ def load_cifar10(root: str | os.PathLike[str] = "data", validation: int = 0) -> 
 
 
 def load_image_folders(
-    root: str | os.PathLike[str], *, size: int = 224, validation: int = 0, workers: int = 2
+    root: str | os.PathLike[str],
+    *,
+    size: int = 224,
+    validation: int = 0,
+    workers: int = 2,
+    divided: bool = False,
 ) -> ImageData:
     """Images in class folders under ``train`` and ``val``: ILSVRC-2012, Imagenette, your own.
 
@@ -123,12 +149,18 @@ def load_image_folders(
         size: height and width of the images returned, in pixels.
         validation: how many training images to hold out, stratified.
         workers: processes that read files.
+        divided: for those who have ``val`` alone, and a network that has not seen it: of the
+            images of every class every other one is for training, of what is fitted to its
+            representations, and the others are for tests.
 
     Raises:
         ValueError: if a folder is missing or empty, or if the two are the same or have other
-            classes. Files are read later; see :func:`irevnet.data.folders.read_image`.
+            classes; if a class that is to be divided has one image. Files are read later; see
+            :func:`irevnet.data.folders.read_image`.
     """
     root = Path(root)
+    if divided:
+        return _divided(root, size, validation, workers)
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise ValueError(
@@ -152,6 +184,27 @@ def load_image_folders(
     )
 
 
+def _divided(root: Path, size: int, validation: int, workers: int) -> ImageData:
+    if validation:
+        raise ValueError(f"divided images have no validation images, got validation={validation}")
+    if not (root / "val").is_dir():
+        raise ValueError(
+            f"no folder {root / 'val'}: divided image folders need val/CLASS/FILE under data.root "
+            "of params.yaml or IREVNET_DATA"
+        )
+    whole = FolderImages(root / "val", size, workers)
+    places: list[list[int]] = [[] for _ in whole.classes]
+    for place, (_, label) in enumerate(whole.files):
+        places[label].append(place)
+    for name, own in zip(whole.classes, places, strict=True):
+        if len(own) < 2:
+            raise ValueError(f"class folder {root / 'val' / name} has one image: not divisible")
+    halves = ([place for own in places for place in own[start::2]] for start in (0, 1))
+    train, test = (FolderImages(root / "val", size, workers, half) for half in halves)
+    none = FolderImages(root / "val", size, workers, [])
+    return ImageData(train, none, test, tuple(whole.classes))
+
+
 def load_data(
     name: str,
     *,
@@ -159,6 +212,7 @@ def load_data(
     validation: int = 0,
     size: int = 224,
     workers: int = 2,
+    divided: bool = False,
 ) -> ImageData:
     """Loads a data set by name.
 
@@ -168,6 +222,8 @@ def load_data(
         validation: how many training images to hold out.
         size: of images from folders, in pixels.
         workers: processes that read files from folders.
+        divided: whether ``val`` is divided in place of a folder ``train``, see
+            :func:`load_image_folders`.
 
     Raises:
         ValueError: if the name is unknown, or the data missing or damaged.
@@ -187,7 +243,9 @@ def load_data(
     if name == "cifar10":
         return load_cifar10(root, validation)
     if name == "folders":
-        return load_image_folders(root, size=size, validation=validation, workers=workers)
+        return load_image_folders(
+            root, size=size, validation=validation, workers=workers, divided=divided
+        )
     raise ValueError(f"data must be 'digits', 'cifar10' or 'folders', got {name!r}")
 
 

@@ -6,7 +6,7 @@ torchvision takes seconds to import, so it is imported where it is used.
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,14 @@ class FolderImages:
     def subset(self, count: int) -> "FolderImages":
         """``count`` images spread over the classes, or all if there are fewer, as a set."""
         fewer = copy.copy(self)
-        fewer.indices = self.indices[:: max(1, len(self) // count)][:count]
+        fewer.indices = self.indices[:: max(1, len(self) // max(1, count))][:count]
+        return fewer
+
+    def of_classes(self, labels: Sequence[int]) -> "FolderImages":
+        """The images of some classes as a set; labels stay as they are."""
+        fewer = copy.copy(self)
+        wanted = set(labels)
+        fewer.indices = [index for index in self.indices if self.files[index][1] in wanted]
         return fewer
 
     def share(self, rank: int, processes: int) -> "FolderImages":

@@ -1,7 +1,7 @@
 """Small image sets: one uint8 tensor that lives on the device and is augmented there."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,11 @@ class TensorImages:
     def subset(self, count: int) -> "TensorImages":
         """The first ``count`` images as a set of their own; all where there are fewer."""
         return TensorImages(self.images[:count], self.labels[:count])
+
+    def of_classes(self, labels: Sequence[int]) -> "TensorImages":
+        """The images of some classes as a set; labels stay as they are."""
+        own = torch.isin(self.labels, torch.tensor(labels, device=self.labels.device))
+        return TensorImages(self.images[own], self.labels[own])
 
     def share(self, rank: int, processes: int) -> "TensorImages":
         """The images of one of several processes that divide the set, each image to one."""

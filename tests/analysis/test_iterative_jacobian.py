@@ -56,9 +56,65 @@ def test_the_energy_is_within_its_error(windowed):
     assert error < 0.2 * energy
 
 
+def test_the_energy_of_what_is_left_out_is_left_out(windowed):
+    function, pixels, whole = windowed
+    vectors, values, _ = torch.linalg.svd(whole, full_matrices=False)
+    rest, error = iterative_jacobian.total_energy(
+        function, pixels, 200, without=vectors[:, :4].numpy()
+    )
+    assert abs(rest - values[4:].square().sum().item()) < 4 * error
+
+
+def whole_and_partial(name, window, leading, trailing):
+    model = network(name)
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    expected = jacobian.singular_values(model, image, window=window)[0]
+    return expected, iterative_jacobian.partial_spectrum(
+        model, image, leading, trailing, window=window, probes=200
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [
+        ("irevnet_digits_bijective", 0),  # the smallest by the inverse
+        ("irevnet_digits_bijective", 4),
+        ("irevnet_digits", 4),
+        ("resnet_digits", 4),
+    ],
+)
+def test_a_part_of_the_spectrum_says_what_the_whole_does(name, window):
+    expected, part = whole_and_partial(name, window, 10, 2)
+    torch.testing.assert_close(part.leading, expected[:10], rtol=1e-6, atol=0)
+    torch.testing.assert_close(part.trailing, expected[-2:], rtol=1e-4, atol=1e-9)
+    assert part.dimensions == len(expected)
+    assert part.energy == pytest.approx(expected.square().sum().item(), rel=0.02)
+    assert part.condition_number() == pytest.approx((expected[0] / expected[-1]).item(), rel=1e-3)
+    directions = jacobian.energy_dimensions(expected[None], 0.5).item()
+    assert part.energy_dimensions(0.5) == directions
+
+
+def test_a_summary_has_what_the_leading_directions_reach():
+    _, part = whole_and_partial("irevnet_digits_bijective", 4, 10, 0)
+    energies = part.leading.square().cumsum(0) / part.energy
+    summary = iterative_jacobian.summary([part, part], (energies[5] - 1e-6).item())
+    assert summary["energy_share"]["value"] == pytest.approx(6 / 16)
+    assert summary["leading_energy"]["value"] == pytest.approx(energies[-1].item())
+    assert (summary["leading"], summary["dimensions"]) == (10, 16)
+    # A lower bound: no direction is known that is worse.
+    bound = summary["condition_number"]["value"]
+    assert bound == pytest.approx((part.leading[0] / part.leading[-1]).item())
+    beyond = iterative_jacobian.summary([part, part], (energies[-1] + 1e-6).item())
+    assert "energy_share" not in beyond
+
+
 def test_what_does_not_fit_is_named(windowed):
     function, pixels, _ = windowed
     with pytest.raises(ValueError, match=r"count must be less than 16, .* got 16"):
         iterative_jacobian.extreme_singular_values(function, pixels, 16)
+    model = network("irevnet_digits")
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"leading must be less than 4, .* got 4"):
+        iterative_jacobian.partial_spectrum(model, image, 4, window=2)
     with pytest.raises(ValueError, match="probes must be 2 or more, got 1"):
         iterative_jacobian.total_energy(function, pixels, 1)

@@ -9,6 +9,26 @@ from irevnet import create_model
 from irevnet.analysis import jacobian
 
 
+def test_a_summary_says_what_spectra_are_like():
+    spectra = torch.tensor([[8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
+    summary = jacobian.summary(spectra, 0.9, 4, invertible=True)
+    assert summary["condition_number"]["value"] == 8
+    assert summary["energy_share"]["value"] == 2 / 4  # 80 of 85
+    assert summary["rank"]["value"] == 4
+    assert summary["full_rank_share"] == 1
+    assert summary["dimensions"] == 4
+    assert summary["log_determinant"]["value"] == pytest.approx(math.log(64))
+    volume = jacobian.summary(spectra, 0.9, 4, invertible=True, preserves_volume=True)
+    assert volume["largest_absolute_log_determinant"] == pytest.approx(math.log(64))
+
+    lost = spectra.clone()
+    lost[:, 3] = 0
+    summary = jacobian.summary(lost, 0.9, 4, invertible=False)
+    assert summary["condition_number"]["value"] == 4, "of the directions that are not lost"
+    assert summary["rank"]["value"] == 3
+    assert "log_determinant" not in summary
+
+
 @pytest.mark.parametrize("outputs", [7, 12, 20])
 @pytest.mark.parametrize("memory", [1, 2**10, 2**28])
 def test_the_jacobian_of_a_linear_map_is_its_matrix_on_either_side(outputs, memory):
