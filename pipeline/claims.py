@@ -201,7 +201,8 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
         ``what``, ``metric``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and ``high``,
         ``n``, ``source`` (the file, relative to the experiment) and ``state``: ``"holds"`` or
         ``"fails"`` if all of the interval does, ``"open"`` if a part of it does or if there are
-        too few networks, ``"not measured"`` without a number.
+        too few networks, ``"not measured"`` without a number. A number that is said to be a
+        ``lower_bound`` has an interval without an upper end.
 
     Raises:
         ValueError: if a file of results is damaged; the message names it.
@@ -222,7 +223,8 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
         return row | {"measured": "not measured", "n": None, "state": "not measured"}
     if not isinstance(measured, dict):
         measured = {"value": measured, "low": measured, "high": measured, "n": None}
-    state = _state(condition, measured["low"], measured["high"])
+    high = float("inf") if measured.get("lower_bound") else measured["high"]
+    state = _state(condition, measured["low"], high)
     if measured["n"] is not None and measured["n"] < networks:
         state = "open"
     return row | measured | {"measured": _text(measured), "state": state}
@@ -242,7 +244,7 @@ def _bound_text(condition: Condition) -> str:
 
 
 def _text(measured: dict[str, Any]) -> str:
-    value = f"{measured['value']:.3g}"
+    value = f"{'at least ' * bool(measured.get('lower_bound'))}{measured['value']:.3g}"
     if measured["low"] == measured["high"]:
         return value
     return f"{value} [{measured['low']:.3g}, {measured['high']:.3g}]"

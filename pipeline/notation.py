@@ -104,7 +104,8 @@ def show_metric(condition: dict[str, Any]) -> str:
     values = [condition[key] for key in keys if condition.get(key) is not None]
     if values[1:] == values[:1] * 2:
         values = values[:1]
-    return _in_unit(condition["metric"], values)
+    shown = _in_unit(condition["metric"], values)
+    return f"at least {shown}" if condition.get("lower_bound") else shown
 
 
 def show_bound(condition: dict[str, Any]) -> str:

@@ -79,6 +79,21 @@ def test_too_few_networks_leave_it_open(results, networks, state):
     assert judge(one, results, networks)["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("bounds", "state"),
+    [({"at_least": 0.7}, "holds"), ({"at_least": 1.3}, "open"), ({"at_most": 1.3}, "open")],
+)
+def test_a_lower_bound_holds_or_leaves_open(tmp_path, bounds, state):
+    """What a window of an image shows of the condition number of the whole."""
+    (tmp_path / "jacobian").mkdir()
+    estimate = {"value": 1.0, "low": 0.8, "high": 1.2, "n": 2, "lower_bound": True}
+    content = {"irevnet": {"condition_number": estimate}}
+    (tmp_path / "jacobian" / "metrics.json").write_text(json.dumps(content))
+    row = judge(condition("jacobian.irevnet.condition_number", **bounds), tmp_path)
+    assert row["state"] == state
+    assert row["measured"] == "at least 1 [0.8, 1.2]"
+
+
 def test_a_plain_number_is_its_own_interval(results):
     row = judge(condition("inversion.irevnet.flops_ratio", at_most=0.5), results)
     assert row["state"] == "holds"

@@ -61,3 +61,9 @@ def test_a_condition_is_in_the_unit_of_its_metric(metric, value, bound, measured
 
 def test_what_was_not_measured_says_so():
     assert show_metric({"measured": "not measured"}) == "not measured"
+
+
+def test_a_lower_bound_is_shown_as_one():
+    value = {"metric": "jacobian.a.condition_number", "value": 41.8, "low": 30.0, "high": 52.0}
+    assert show_metric(value | {"lower_bound": True}).startswith("at least 41.8 (")
+    assert not show_metric(value).startswith("at least")

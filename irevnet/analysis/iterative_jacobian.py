@@ -206,15 +206,18 @@ def _leading(
     return torch.from_numpy(falling), vectors
 
 
-def summary(spectra: Sequence[PartialSpectrum], share: float) -> dict[str, Any]:
+def summary(
+    spectra: Sequence[PartialSpectrum], share: float, *, windowed: bool = False
+) -> dict[str, Any]:
     """What parts of spectra at several images say.
 
     Args:
         spectra: of one network.
         share: of the energy for which directions are counted.
+        windowed: as for :func:`irevnet.analysis.jacobian.summary`.
 
     Returns:
-        ``condition_number``, a lower bound where there are no trailing values;
+        ``condition_number``, a ``lower_bound`` in a window or without trailing values;
         ``leading_energy``, the share that leading directions carry; ``energy_share``, the share
         of the directions that carry ``share``, if leading ones do at every image; ``leading`` and
         ``dimensions``, how many there are.
@@ -228,6 +231,8 @@ def summary(spectra: Sequence[PartialSpectrum], share: float) -> dict[str, Any]:
         "leading": len(first.leading),
         "dimensions": first.dimensions,
     }
+    if windowed or not len(first.trailing):
+        results["condition_number"]["lower_bound"] = True
     counts = [one.energy_dimensions(share) for one in spectra]
     reached = [count / first.dimensions for count in counts if count is not None]
     if len(reached) == len(counts):

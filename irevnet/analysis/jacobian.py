@@ -282,6 +282,7 @@ def summary(
     *,
     invertible: bool,
     preserves_volume: bool = False,
+    windowed: bool = False,
 ) -> dict[str, Any]:
     """What the spectra at several images say about one network.
 
@@ -292,6 +293,9 @@ def summary(
         invertible: whether no direction is lost, however small its singular value; where one may
             be, the condition number is that of the others.
         preserves_volume: whether the logarithm of the determinant must be zero.
+        windowed: whether only some of the pixels vary; the condition number is then a
+            ``lower_bound`` of that of the whole image, whose largest singular value is no smaller
+            and whose smallest is no larger.
 
     Returns:
         Estimates over images: ``condition_number`` (median), ``energy_share``, the share of the
@@ -311,6 +315,8 @@ def summary(
         "full_rank_share": full.double().mean().item(),
         "dimensions": singular_values.shape[1],
     }
+    if windowed:
+        results["condition_number"]["lower_bound"] = True
     volume = log_determinant(singular_values)
     if preserves_volume:
         results["largest_absolute_log_determinant"] = volume.abs().max().item()

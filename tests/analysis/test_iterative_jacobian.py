@@ -104,6 +104,7 @@ def test_a_summary_has_what_the_leading_directions_reach():
     # A lower bound: no direction is known that is worse.
     bound = summary["condition_number"]["value"]
     assert bound == pytest.approx((part.leading[0] / part.leading[-1]).item())
+    assert summary["condition_number"]["lower_bound"]
     beyond = iterative_jacobian.summary([part, part], (energies[-1] + 1e-6).item())
     assert "energy_share" not in beyond
 

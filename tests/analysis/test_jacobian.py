@@ -18,6 +18,9 @@ def test_a_summary_says_what_spectra_are_like():
     assert summary["full_rank_share"] == 1
     assert summary["dimensions"] == 4
     assert summary["log_determinant"]["value"] == pytest.approx(math.log(64))
+    assert "lower_bound" not in summary["condition_number"]
+    window = jacobian.summary(spectra, 0.9, 4, invertible=True, windowed=True)
+    assert window["condition_number"]["lower_bound"]
     volume = jacobian.summary(spectra, 0.9, 4, invertible=True, preserves_volume=True)
     assert volume["largest_absolute_log_determinant"] == pytest.approx(math.log(64))
 
