@@ -3,7 +3,7 @@
 Sphinx puts all pages into one, Chromium prints it to ``book/_build/pdf/irevnet-book.pdf``. Executed
 notebooks and the API reference are left out: hundreds of pages that nobody reads on paper. What
 lies beside the HTML pages, such as notebooks to download, is linked to where the published book
-has it (the environment variable ``BOOK_URL``), or not at all.
+has it (by ``BOOK_REPOSITORY`` or ``BOOK_URL``, as for the HTML pages), or not at all.
 """
 
 import os
@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup
 
 from pipeline.params import ROOT
 
-__all__ = ["main", "printed_pages", "with_links_to"]
+__all__ = ["main", "printed_pages", "with_links_that_lead_somewhere"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NOT_PRINTED = ("api",)
@@ -43,14 +43,15 @@ def printed_pages(contents: dict[str, Any]) -> dict[str, Any]:
     return {**contents, "parts": parts}
 
 
-def with_links_to(page: str, published: str | None) -> str:
+def with_links_that_lead_somewhere(page: str) -> str:
     """HTML whose links lead into itself, to the web, or to the published book.
 
     Args:
-        page: HTML of one page, whose other links are relative to it.
-        published: address of the book; without one such links become plain text.
+        page: HTML of one page, whose other links are relative to it. Without a canonical address,
+            which a book has that is to be published, they become plain text.
     """
     soup = BeautifulSoup(page, "html.parser")
+    canonical = soup.select_one('link[rel="canonical"]')
     # It makes links of pictures, to enlarge them.
     for script in soup.select('script[src*="figures.js"]'):
         script.decompose()
@@ -58,8 +59,8 @@ def with_links_to(page: str, published: str | None) -> str:
         address = str(link["href"])
         if address.startswith(("#", "http://", "https://", "mailto:")):
             continue
-        if published:
-            link["href"] = urljoin(f"{published.rstrip('/')}/", address)
+        if canonical is not None:
+            link["href"] = urljoin(str(canonical["href"]), address)
         else:
             link.unwrap()
     return str(soup)
@@ -93,7 +94,7 @@ def main() -> int:
             print(f"the book could not be built:\n{done.stdout}{done.stderr}", file=sys.stderr)
             return 1
         html = page.read_text(encoding="utf-8")
-        page.write_text(with_links_to(html, os.environ.get("BOOK_URL")), encoding="utf-8")
+        page.write_text(with_links_that_lead_somewhere(html), encoding="utf-8")
         # As root, which containers are, Chromium has no sandbox.
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         options += [

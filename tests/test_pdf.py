@@ -31,17 +31,20 @@ def test_notebooks_and_the_api_are_not_printed():
     [
         (None, "a notebook"),
         (
-            "https://example.org/book",
+            "https://example.org/book/index.html",
             '<a href="https://example.org/book/_downloads/a.ipynb">a notebook</a>',
         ),
     ],
 )
 def test_links_to_files_beside_the_page_lead_to_the_published_book_or_nowhere(published, expected):
+    head = f'<link href="{published}" rel="canonical"/>' if published else ""
     page = (
+        f"{head}"
         '<p><a href="#document-idea">idea</a> <a href="https://arxiv.org/">paper</a> '
         '<a href="_downloads/a.ipynb">a notebook</a></p>'
     )
-    assert pdf.with_links_to(page, published) == (
+    assert pdf.with_links_that_lead_somewhere(page) == (
+        f"{head}"
         '<p><a href="#document-idea">idea</a> <a href="https://arxiv.org/">paper</a> '
         f"{expected}</p>"
     )

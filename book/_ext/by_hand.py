@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from assets import add_assets
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -136,23 +137,12 @@ def _grid(name: str, values: Sequence[int], columns: int, label: str = "") -> st
     return f'<div data-values="{name}" class="by-hand-row">{"".join(squares)}</div>'
 
 
-def _add_folder(app: Sphinx) -> None:
-    app.config.html_static_path.append(str(ASSETS))
-
-
-def _add_files(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Script and style, for pages that have one."""
-    raws = doctree.findall(nodes.raw) if doctree is not None else ()
-    if any('class="by-hand"' in raw.astext() for raw in raws):
-        app.add_js_file("by_hand.js", loading_method="defer")
-        app.add_css_file("by_hand.css")
+def _used(doctree: nodes.document) -> bool:
+    return any('class="by-hand"' in raw.astext() for raw in doctree.findall(nodes.raw))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directive and what its page loads."""
     app.add_directive("by-hand", ByHand)
-    app.connect("builder-inited", _add_folder)
-    app.connect("html-page-context", _add_files)
+    add_assets(app, ASSETS, _used)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

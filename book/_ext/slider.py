@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from assets import add_assets
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -95,23 +96,12 @@ def _controls(name: str, walk: dict[str, Any], alt: str) -> str:
     return "\n".join(parts)
 
 
-def _add_folder(app: Sphinx) -> None:
-    app.config.html_static_path.append(str(ASSETS))
-
-
-def _add_files(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Script and style, for pages that have a slider."""
-    containers = doctree.findall(nodes.container) if doctree is not None else ()
-    if any("slider" in container["classes"] for container in containers):
-        app.add_js_file("slider.js", loading_method="defer")
-        app.add_css_file("slider.css")
+def _used(doctree: nodes.document) -> bool:
+    return any("slider" in one["classes"] for one in doctree.findall(nodes.container))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directive and what its pages load."""
     app.add_directive("slider", Slider)
-    app.connect("builder-inited", _add_folder)
-    app.connect("html-page-context", _add_files)
+    add_assets(app, ASSETS, _used)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
