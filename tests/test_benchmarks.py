@@ -14,6 +14,7 @@ import irevnet
 from benchmarks import (
     against_revnet,
     balance,
+    interruptions,
     jacobian,
     memory_and_speed,
     photographs,
@@ -450,3 +451,10 @@ def test_time_against_memory(tmp_path):
     assert share["stored"] == 1 > share["balanced"] > share["reversible"]
     assert len(record["rounds"]["balanced"]) == 1
     assert (tmp_path / "balance.png").stat().st_size > 0
+
+
+def test_interruptions_compare_the_bits_of_a_killed_training(tmp_path):
+    path = interruptions.main(["--quick", "--output", str(tmp_path)])
+    (training,) = json.loads(path.read_text())["trainings"]
+    assert (training["processes"], training["kills"]) == (1, 1)
+    assert training["equal_bits"]
