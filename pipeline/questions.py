@@ -103,6 +103,7 @@ class Interpolation(Section):
     judges: NonNegativeInt
     judge_images: PositiveInt
     judge_epochs: PositiveInt
+    fine_tuning_epochs: NonNegativeInt = 0
     training_images: NonNegativeInt = 0
     test_images: NonNegativeInt = 0
 
