@@ -5,9 +5,10 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 __all__ = [
+    "check_evaluation_mode",
     "check_images",
     "check_in_shape",
     "check_interval",
@@ -91,4 +92,13 @@ def check_images(x: "Tensor", in_channels: int, total_stride: int) -> None:
         raise ValueError(
             f"x must be floating point (images scaled to [0, 1]), got dtype {x.dtype}; "
             "divide uint8 images by 255"
+        )
+
+
+def check_evaluation_mode(model: "nn.Module") -> None:
+    """Raises ``ValueError`` if any layer is in training mode, in which batch norm sees a batch."""
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "model must be in evaluation mode, got training mode, in which batch norm depends on "
+            "the batch; call model.eval()"
         )

@@ -16,16 +16,17 @@ conditions are not necessary: the changes of an entry that crosses zero and of o
 
 Everything here is computed in float64 and returned in the dtype of ``z``. The logits of the
 inverted images then differ by the rounding of ``z``, of the inverse and of the forward pass, which
-:func:`logit_difference` measures.
+:func:`irevnet.analysis.pixel_metamers.logit_difference` measures.
 
 After Jacobsen et al. (2019), https://arxiv.org/abs/1811.00401, whose network has entries of the
 representation itself as logits, so that all other entries are free.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from irevnet.checks import check_evaluation_mode
 from irevnet.network.model import IRevNet
 
 __all__ = [
@@ -33,8 +34,6 @@ __all__ = [
     "invisible",
     "invisible_dimensions",
     "largest_step",
-    "logit_difference",
-    "resembling",
     "same_logits",
     "towards",
     "unseen",
@@ -240,96 +239,6 @@ def same_logits(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
     return torch.where(farther[:, None, None, None], near, moved).to(z.dtype)
 
 
-@torch.no_grad()
-def resembling(
-    model: nn.Module,
-    images: Tensor,
-    appearance: Tensor,
-    *,
-    approach: int = 30,
-    corrections: int = 30,
-) -> Tensor:
-    """Images with the logits of ``images`` that are near to others in their pixels.
-
-    In evaluation mode a network of convolutions, batch norms and ReLUs is linear but for its kinks,
-    so that Newton's method meets the logits to the last bit once it stays between two of them.
-    Beginning at ``appearance``, every step corrects the logits by the smallest change of pixels and
-    moves a part of the way back to ``appearance``, as far as the logits do not see it. That part
-    falls to zero. The search is local: it may end at other images than the nearest, or at none;
-    see :func:`logit_difference`.
-
-    Args:
-        model: any classifier in evaluation mode; no inverse is needed.
-        images: ``(N, C, H, W)``, whose logits are wanted.
-        appearance: ``(N, C, H, W)``, to which to be near.
-        approach: steps that go back a part of the way.
-        corrections: steps after these that correct the logits alone, at most.
-
-    Returns:
-        ``(N, C, H, W)``, not clipped. The cost grows with the number of classes: of every image,
-        a gradient for each in every step.
-
-    Raises:
-        ValueError: if the model is in training mode, or if the shapes differ.
-    """
-    _check_mode(model)
-    if appearance.shape != images.shape:
-        raise ValueError(
-            f"appearance must have the shape of images, {tuple(images.shape)}, got "
-            f"{tuple(appearance.shape)}"
-        )
-    logits = model(images)
-    exact_enough = 32 * torch.finfo(images.dtype).eps
-    current = appearance.clone()
-    for step in range(approach + corrections):
-        values, slopes = _logits_and_slopes(model, current)
-        missing = (logits - values).double()
-        if step >= approach and (missing.abs() <= exact_enough * _largest(logits)[:, None]).all():
-            break
-        part = max(0.0, 0.75 * (1 - step / approach)) if approach else 0.0
-        way = part * (appearance - current).double().flatten(1)
-        missing = missing - torch.einsum("nkp,np->nk", slopes, way)
-        way = way + torch.einsum("npk,nk->np", torch.linalg.pinv(slopes), missing)
-        current = (current + way.view_as(current)).to(images.dtype)
-    return current
-
-
-@torch.no_grad()
-def logit_difference(model: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-    """The largest difference of images' logits from given ones, over the largest of these.
-
-    Args:
-        model: in evaluation mode.
-        images: ``(N, C, H, W)``.
-        logits: ``(N, num_classes)``.
-
-    Returns:
-        ``(N,)`` float64.
-
-    Raises:
-        ValueError: if the model is in training mode.
-    """
-    _check_mode(model)
-    return _largest(model(images).double() - logits.double()) / _largest(logits)
-
-
-def _largest(logits: Tensor) -> Tensor:
-    """Largest magnitude of each item, ``(N, num_classes)`` to ``(N,)`` float64."""
-    return logits.double().abs().amax(dim=1)
-
-
-def _logits_and_slopes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, K)`` and their gradients by the pixels, ``(N, K, C * H * W)`` float64."""
-    classes = model(images[:1]).shape[1]
-    # A copy of each image for each class, so that one backward pass is enough.
-    with torch.enable_grad():
-        copies = images.repeat_interleave(classes, dim=0).requires_grad_()
-        logits = model(copies).unflatten(0, (-1, classes))
-        total = logits.diagonal(dim1=1, dim2=2).sum()
-        (slopes,) = torch.autograd.grad(total, copies)
-    return logits[:, 0].detach(), slopes.flatten(1).unflatten(0, (-1, classes)).double()
-
-
 def _scale_and_shift(model: IRevNet) -> tuple[Tensor, Tensor]:
     """What the read-out's batch norm does to a channel, ``(channels, 1, 1)`` each, float64."""
     norm = model.classifier.norm
@@ -461,17 +370,9 @@ def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Te
     )
 
 
-def _check_mode(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        raise ValueError(
-            "model must be in evaluation mode, got training mode, in which batch norm depends on "
-            "the batch; call model.eval()"
-        )
-
-
 def _check(model: IRevNet, z: Tensor, **others: Tensor) -> None:
     """Raises ``ValueError`` unless these are representations of one shape that can be moved."""
-    _check_mode(model)
+    check_evaluation_mode(model)
     channels = model.classifier.norm.num_features
     if z.ndim != 4 or z.shape[1] != channels or min(z.shape) < 1:
         raise ValueError(

@@ -9,20 +9,24 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from irevnet.data import Augmentation, ImageData, TrainingPass
-from irevnet.network.bottleneck import Bottleneck
 from irevnet.training.checkpoint import Checkpoint, code_digest
 from irevnet.training.config import TrainingConfig
 from irevnet.training.evaluation import autocast, combine, evaluate
 from irevnet.training.optimizer import make_optimizers
+from irevnet.training.preparation import (
+    check_fit,
+    moving_average,
+    parts_per_process,
+    scale_residuals,
+)
 from irevnet.training.processes import Processes
 from irevnet.training.schedule import learning_rate
 from irevnet.training.signals import Stopped, stop_signals
@@ -88,7 +92,7 @@ class Trainer:
     ) -> None:
         self.processes = Processes()
         self.device = torch.device(device)
-        _check_fit(model, data, config, self.processes.count, self.device)
+        check_fit(model, data, config, self.processes.count, self.device)
         self.config = config
         self.seed = seed
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -97,7 +101,7 @@ class Trainer:
         self.model = model.to(self.device).to(memory_format=layout).train()
         self.data = data.to(self.device)
         self.optimizers = make_optimizers(self.model, config)
-        self.average = _moving_average(self.model, config.averaging)
+        self.average = moving_average(self.model, config.averaging)
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.history: list[Row] = []
         self.step = 0
@@ -114,9 +118,9 @@ class Trainer:
         if state is not None:
             self._restore(*state)
         elif config.residual_scale != 1:
-            _scale_residuals(self.model, config.residual_scale)
+            scale_residuals(self.model, config.residual_scale)
             if self.average is not None:
-                _scale_residuals(self.average, config.residual_scale)
+                scale_residuals(self.average, config.residual_scale)
         self._replica: DistributedDataParallel | None = None
         if self.processes.count > 1:
             self._replica = DistributedDataParallel(self.model)
@@ -308,7 +312,7 @@ class Trainer:
 
     def _gradients(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the gradient of this process's share up; its loss, and how many are right."""
-        parts = _parts(self.config, self.processes.count)
+        parts = parts_per_process(self.config, self.processes.count)
         losses, correct = [], torch.zeros_like(self._correct)
         for number, (images, own_labels) in enumerate(
             zip(x.chunk(parts), labels.chunk(parts), strict=True), start=1
@@ -457,53 +461,6 @@ def describe_row(row: Row, epochs: int) -> str:
     if not math.isnan(row["validation_accuracy"]):
         line += f"  validation {row['validation_accuracy']:.2%}"
     return line
-
-
-def _parts(config: TrainingConfig, processes: int) -> int:
-    """In how many parts each of several processes takes its share of a batch."""
-    return -(-config.accumulation // processes)
-
-
-def _check_fit(
-    model: nn.Module,
-    data: ImageData,
-    config: TrainingConfig,
-    processes: int,
-    device: torch.device,
-) -> None:
-    if config.batch_size > len(data.train):
-        raise ValueError(
-            f"batch_size must be at most the number of training images, {len(data.train)}, "
-            f"got {config.batch_size}"
-        )
-    parts = _parts(config, processes)
-    if config.batch_size % (processes * parts):
-        raise ValueError(
-            f"batch_size must be a multiple of {processes * parts}, for {processes} processes that "
-            f"take {parts} parts each, got {config.batch_size}"
-        )
-    if config.sync_batch_norm and processes > 1 and device.type == "cpu":
-        raise ValueError("sync_batch_norm needs GPUs: PyTorch's SyncBatchNorm does not run on CPUs")
-    stride = getattr(model, "total_stride", 1)
-    if wrong := [side for side in config.sides if side % stride]:
-        raise ValueError(
-            f"sides must be multiples of the network's total stride, {stride}, got {wrong[0]}"
-        )
-
-
-def _scale_residuals(model: nn.Module, factor: float) -> None:
-    """Scales the last convolution of every F."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, Bottleneck):
-                cast("nn.Conv2d", module[-1]).weight.mul_(factor)
-
-
-def _moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    if decay == 0:
-        return None
-    # With batch norm's statistics, which would not be those of the averaged weights otherwise.
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from networks import IREVNETS, images, small_irevnet
 
 from irevnet import IRevNet, create_model
-from irevnet.analysis import metamers
+from irevnet.analysis import metamers, pixel_metamers
 
 # Each function of representations, and what it calls the second of them.
 FUNCTIONS = {
@@ -199,7 +199,7 @@ class TestNetworks:
         if model.is_bijective:
             with torch.no_grad():
                 other, own = model.inverse(result), model.inverse(z)
-                assert metamers.logit_difference(model, other, model(own)).max() < 1e-9
+                assert pixel_metamers.logit_difference(model, other, model(own)).max() < 1e-9
             assert (distance(other, own) > 0.1).all()
 
     def test_logits_and_what_they_do_not_see_are_everything(self, name):
@@ -261,54 +261,9 @@ def test_representations_keep_their_dtype_and_logits_their_single_precision():
         result = metamers.same_logits(model, z, target)
         assert result.dtype == metamers.invisible(model, z, target).dtype == torch.float32
         assert metamers.walk(model, z, target, 2).dtype == torch.float32
-        difference = metamers.logit_difference(model, model.inverse(result), model(x[0]))
+        difference = pixel_metamers.logit_difference(model, model.inverse(result), model(x[0]))
     assert difference.dtype == torch.float64
     assert difference.max() < 1e-5
-
-
-def test_the_difference_of_logits_is_relative_to_the_largest():
-    model = read_out([[1.0, 0.0], [0.0, 1.0]], shift=2.0)
-    x = column(0.0, 0.0)
-    with torch.no_grad():
-        logits = model(x)
-    assert metamers.logit_difference(model, x, logits).item() == 0
-    off = logits + torch.tensor([[0.5, -0.25]], dtype=torch.float64)
-    expected = 0.5 / off.abs().max().item()
-    assert metamers.logit_difference(model, x, off).item() == pytest.approx(expected)
-
-
-class TestResembling:
-    def test_of_a_linear_classifier_it_is_the_projection(self):
-        linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).double().eval()
-        x, appearance = torch.rand(2, 4, 3, 2, 2, dtype=torch.float64)
-        result = metamers.resembling(linear, x, appearance)
-        weight = linear[1].weight.detach()
-        null = torch.eye(12) - torch.linalg.pinv(weight) @ weight
-        expected = x + ((appearance - x).flatten(1) @ null).view_as(x)
-        torch.testing.assert_close(result, expected)
-
-    @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
-    def test_images_have_the_logits_and_are_nearer_to_the_others(self, name):
-        model = create_model(name, pretrained="digits")
-        x, appearance = torch.rand(2, 8, 1, 8, 8)
-        result = metamers.resembling(model, x, appearance)
-        assert result.dtype == torch.float32
-        with torch.no_grad():
-            assert metamers.logit_difference(model, result, model(x)).max() < 1e-5
-        assert (distance(result, appearance) < distance(x, appearance)).all()
-        assert all(parameter.grad is None for parameter in model.parameters())
-
-    def test_images_that_have_the_logits_stay(self):
-        model = small_irevnet("irevnet_digits_bijective")
-        x = images(model)
-        torch.testing.assert_close(metamers.resembling(model, x, x, approach=0), x)
-
-    def test_of_other_shapes(self):
-        model = small_irevnet("irevnet_digits_bijective")
-        x = images(model)
-        message = "appearance must have the shape of images, (2, 1, 8, 8), got (1, 1, 8, 8)"
-        with pytest.raises(ValueError, match=re.escape(message)):
-            metamers.resembling(model, x, x[:1])
 
 
 class TestErrors:
@@ -334,10 +289,10 @@ class TestErrors:
             refuse(f"{second} must be floating point, got dtype torch.int64", z, z.long())
             refuse(f"{second} must be finite", z, z * math.nan)
 
-    @pytest.mark.parametrize("name", [*FUNCTIONS, "resembling", "logit_difference"])
+    @pytest.mark.parametrize("name", FUNCTIONS)
     def test_of_training_mode(self, name):
         model = read_out([[1.0] * 4]).train()
         z = torch.rand(2, 4, 1, 1, dtype=torch.float64)
-        function, second = FUNCTIONS.get(name, (getattr(metamers, name), "other"))
+        function, second = FUNCTIONS[name]
         with pytest.raises(ValueError, match=r"model must be in evaluation mode.*model\.eval"):
             function(model, z) if second is None else function(model, z, z)
