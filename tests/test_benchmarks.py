@@ -20,6 +20,7 @@ from benchmarks import (
     photographs,
     time_to_accuracy,
     variants,
+    variation,
 )
 from benchmarks.measure import (
     estimate,
@@ -458,3 +459,11 @@ def test_interruptions_compare_the_bits_of_a_killed_training(tmp_path):
     (training,) = json.loads(path.read_text())["trainings"]
     assert (training["processes"], training["kills"]) == (1, 1)
     assert training["equal_bits"]
+
+
+def test_a_variation_keeps_what_commands_print(tmp_path):
+    path = variation.main(["--quick", "--output", str(tmp_path)])
+    record = json.loads(path.read_text())
+    assert record["commands"] == variation.COMMANDS
+    # Nothing was changed before them.
+    assert record["printed"] == {"changed_files": "", "parameters": ""}

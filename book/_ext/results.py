@@ -45,8 +45,10 @@ FILES = (
     "claims.json",
     BENCHMARK,
     "against_revnet.json",
+    "interruptions.json",
     "jacobian.json",
     "photographs.json",
+    "variation.json",
 )
 
 

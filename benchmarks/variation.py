@@ -1,0 +1,67 @@
+"""One variation of an experiment, as a reader would try it: ``python -m benchmarks.variation``.
+
+The commands of the book's page *One variation* are run in a clone of this repository, in a shell,
+and what they print is kept for that page. Nothing here changes.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.command import Run, make_parser
+from benchmarks.provenance import ROOT
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "run": (
+        "dvc exp run --name more-energy -S digits.jacobian.energy=0.95 "
+        "--single-item question@jacobian claims"
+    ),
+    "changed_files": "git status --short",
+    "parameters": "dvc params diff --md",
+    "metrics": "dvc metrics diff --md | grep -E 'Metric|---|share.value'",
+    "verdicts": "python -m pipeline.verify --against HEAD | grep '^digits'",
+    "away": "git checkout --quiet . && git status --short",
+    "experiments": "dvc exp list",
+    "back": "dvc exp apply more-energy && git status --short",
+}
+"""What is run, one after the other. Pages show them from here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Runs from the command line; returns the file of the results.
+
+    Raises:
+        RuntimeError: if a command fails; the message has what it printed.
+    """
+    chosen = make_parser("variation").parse_args(arguments)
+    run = Run("variation", arguments, chosen)
+    printed = {}
+    with tempfile.TemporaryDirectory() as name:
+        clone = Path(name, "irevnet")
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(clone),
+            "DVC_NO_ANALYTICS": "true",
+        }
+        # The first command takes a minute or two.
+        commands = dict(list(COMMANDS.items())[1:3]) if chosen.quick else COMMANDS
+        for key, command in commands.items():
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=clone, env=environment, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise RuntimeError(f"{command}:\n{done.stdout}{done.stderr}")
+            # Of a run the end; before it stands what the stages print.
+            lines = done.stdout.strip().splitlines()
+            printed[key] = "\n".join(lines[-2:] if key == "run" else lines)
+    return run.save({"commands": COMMANDS, "printed": printed})
+
+
+if __name__ == "__main__":
+    main()

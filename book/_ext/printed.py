@@ -1,0 +1,43 @@
+"""The directive ``{printed}``: a command of the page *One variation*, and what it printed.
+
+``{printed} metrics`` shows the command of that name of :mod:`benchmarks.variation` and its output,
+a table as a table, from the results of the one device on which it was run.
+"""
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from results_directives import ResultsDirective
+from sphinx.application import Sphinx
+
+__all__ = ["Printed", "setup"]
+
+
+class Printed(ResultsDirective):
+    """``{printed} NAME``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Command and output; a warning that names what is not there."""
+        (name,) = self.arguments
+        records = [
+            own["variation"] for own in self.tables["benchmarks"].values() if "variation" in own
+        ]
+        if len(records) != 1 or name not in records[0]["printed"]:
+            return self.missing(f"printed: no variation has printed {name}")
+        command = nodes.literal_block("", records[0]["commands"][name], language="bash")
+        output = records[0]["printed"][name]
+        if output.startswith("|"):
+            shown = nodes.container()
+            self.state.nested_parse(StringList(output.splitlines(), "printed"), 0, shown)
+        elif output:
+            shown = nodes.literal_block("", output, language="text")
+        else:
+            shown = nodes.paragraph("", "", nodes.emphasis("", "It prints nothing."))
+        return [command, shown]
+
+
+def setup(app: Sphinx) -> dict[str, bool | str]:
+    """Registers the directive."""
+    app.add_directive("printed", Printed)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
