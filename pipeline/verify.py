@@ -93,7 +93,9 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
             archive.extractall(folder, filter="data")
         old, new = Path(folder, "results"), root / "results"
         names = {path.name for tree in (old, new) for path in tree.iterdir() if path.is_dir()}
-        return {name: compare_results(old / name, new / name) for name in sorted(names)}
+        compared = {name: compare_results(old / name, new / name) for name in sorted(names)}
+        # Of an experiment that nobody has run there is a pipeline and no more.
+        return {name: comparison for name, comparison in compared.items() if comparison.files}
 
 
 def _environment(root: Path, copy: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ lost. An inverse that puts the known values back stays exact.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class KnownChannels:
 
     first: tuple[bool, ...]
     second: tuple[bool, ...]
+    _masks: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __bool__(self) -> bool:
         return any(self.first) or any(self.second)
@@ -41,9 +44,25 @@ class KnownChannels:
     ) -> tuple[Tensor, Tensor]:
         """Returns ``state``, halves ``(B, C, H, W)``, with the known channels from ``values``."""
         first, second = (
-            torch.where(torch.tensor(mask, device=half.device)[:, None, None], exact, half)
-            for mask, half, exact in zip((self.first, self.second), state, values, strict=True)
+            torch.where(mask, exact, half)
+            for mask, half, exact in zip(self.masks(state[0].device), state, values, strict=True)
         )
+        return first, second
+
+    def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``first`` and ``second`` as tensors ``(C, 1, 1)``, copied to a device once.
+
+        Not buffers of the network: one that is made without memory and filled from a file would
+        have nothing in them.
+        """
+        if device in self._masks:
+            return self._masks[device]
+        first, second = (
+            torch.tensor(known, device=device)[:, None, None] for known in (self.first, self.second)
+        )
+        # Tensors that stand for others while a network is traced are good for that alone.
+        if type(first) is Tensor and not torch.compiler.is_compiling():
+            self._masks[device] = first, second
         return first, second
 
 

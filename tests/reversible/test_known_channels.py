@@ -2,6 +2,7 @@ import pytest
 import torch
 from networks import BIJECTIVE, INJECTIVE, SMALL, images, small_irevnet
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import irevnet
 from irevnet.data import load_digits
@@ -121,3 +122,16 @@ def test_in_float64_it_is_the_same_with_and_without(trained, monkeypatch):
     model.float()
     torch.testing.assert_close(restored, x, rtol=0, atol=1e-10)
     torch.testing.assert_close(plain, x, rtol=0, atol=1e-8)
+
+
+def test_masks_are_made_once_for_a_device_and_not_while_traced():
+    known = KnownChannels((True, False), (False, False))
+    fake = FakeTensorMode()
+    with fake:
+        known.masks(torch.device("cpu"))
+    first, second = known.masks(torch.device("cpu"))
+    assert first.flatten().tolist() == [True, False]
+    assert second.flatten().tolist() == [False, False]
+    assert known.masks(torch.device("cpu"))[0] is first
+    assert known.masks(torch.device("meta"))[0].is_meta
+    assert known == KnownChannels((True, False), (False, False))
