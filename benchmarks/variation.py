@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name, "irevnet")
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        # Whatever branch this is run on: DVC names it.
+        subprocess.run(["git", "checkout", "--quiet", "-B", "main"], cwd=clone, check=True)
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(clone),
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             if done.returncode:
                 raise RuntimeError(f"{command}:\n{done.stdout}{done.stderr}")
             # Of a run the end; before it stands what the stages print.
-            lines = done.stdout.strip().splitlines()
+            lines = done.stdout.rstrip().splitlines()
             printed[key] = "\n".join(lines[-2:] if key == "run" else lines)
     return run.save({"commands": COMMANDS, "printed": printed})
 

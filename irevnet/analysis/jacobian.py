@@ -298,10 +298,11 @@ def summary(
             and whose smallest is no larger.
 
     Returns:
-        Estimates over images: ``condition_number`` (median), ``energy_share``, the share of the
-        directions that carry ``share``, ``effective_rank`` and ``rank``; ``full_rank_share``, of
-        the images, and ``dimensions``. The ``largest_absolute_log_determinant`` where it must be
-        zero, else, if no direction is lost, the ``log_determinant``.
+        By name estimates over images, ``condition_number`` (median), ``energy_share``, the share of
+        the directions that carry ``share``, ``effective_rank`` and ``rank``, and numbers,
+        ``full_rank_share``, of the images, and ``dimensions``. The
+        ``largest_absolute_log_determinant`` where it must be zero, else, if no direction is lost,
+        the ``log_determinant``.
     """
     rank = numerical_rank(singular_values, outputs)
     full = rank == singular_values.shape[1]
