@@ -18,13 +18,13 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "run": (
-        "dvc exp run --name more-energy -S digits.jacobian.energy=0.95 "
-        "--single-item question@jacobian claims"
+        "dvc exp run --name more-energy -S digits.jacobian.energy=0.95 \\\n"
+        "    --single-item question@jacobian claims"
     ),
     "changed_files": "git status --short",
     "parameters": "dvc params diff --md",
-    "metrics": "dvc metrics diff --md | grep -E 'Metric|---|share.value'",
-    "verdicts": "python -m pipeline.verify --against HEAD | grep '^digits'",
+    "metrics": "dvc metrics diff --md --no-path | grep -E 'Metric|---|share.value'",
+    "verdicts": "python -m pipeline.verify --against HEAD | grep '^digits' | tr ';' '\\n'",
     "away": "git checkout --quiet . && git status --short",
     "experiments": "dvc exp list",
     "back": "dvc exp apply more-energy && git status --short",
