@@ -4,8 +4,8 @@
     ```
 
 An experiment in which every family is the recipe with one change, and the family that is the recipe
-itself: what was changed, what it cost, what it gave. A row per family; one that has not been run
-says so.
+itself: what was changed, what it cost, what it gave. A row per family; those that have not been
+run are listed below.
 
     ```{runs} cifar10
     ```
@@ -112,12 +112,16 @@ class Trials(_TrainingTable):
             return self.missing(f"trials: {error}")
         if base not in section.models:
             return self.missing(f"trials: {experiment}.models has no {base}")
-        rows = []
+        rows, waiting = [], []
         seed, measured = section.seeds[0], "validation_accuracy"
         reference = self.value("results", experiment, base, seed, measured)
         for family, model in section.models.items():
             recipe = section.recipe(family)
             accuracy = self.value("results", experiment, family, seed, measured)
+            change = _change(model.training) or ("the recipe" if family == base else model.name)
+            if accuracy is None:
+                waiting.append(f"{FAMILY_LABELS[family]} ({change})")
+                continue
             seconds = self.seconds(experiment, family, seed)
             own_network = model.name == section.models[base].name
             against = ""
@@ -126,14 +130,19 @@ class Trials(_TrainingTable):
             rows.append(
                 [
                     FAMILY_LABELS[family],
-                    _change(model.training) or ("the recipe" if family == base else model.name),
+                    change,
                     str(recipe["epochs"]),
                     "" if seconds is None else f"{seconds:,.0f}",
-                    "not run yet" if accuracy is None else show_percent(accuracy).value,
+                    show_percent(accuracy).value,
                     against,
                 ]
             )
-        return [_table(f"Trials of {experiment}", _HEADS, (16, 34, 8, 12, 12, 18), rows)]
+        shown: list[nodes.Node] = []
+        if rows:
+            shown.append(_table(f"Trials of {experiment}", _HEADS, (16, 34, 8, 12, 12, 18), rows))
+        if waiting:
+            shown.append(nodes.paragraph("", f"Not run yet: {'; '.join(waiting)}."))
+        return shown
 
 
 def _change(training: dict[str, Any]) -> str:

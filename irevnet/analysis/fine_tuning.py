@@ -51,7 +51,7 @@ def with_last_block_fine_tuned(
 
     Args:
         model: trained, with float streams; stays as it is.
-        data: as for :func:`irevnet.training.train`.
+        data: as for :func:`irevnet.training.trainer.train`.
         config: the recipe.
         dropout: probability of dropping a value, in [0, 1).
         seed: of order, augmentation and dropout.
