@@ -14,7 +14,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 
-from irevnet.analysis.jacobian import windowed
+from irevnet.analysis.jacobian import forward_mode, windowed
 from irevnet.analysis.protocols import Encoder
 from irevnet.analysis.statistics import mean, quantile
 from irevnet.checks import check_positive
@@ -79,7 +79,7 @@ def as_operator(function: Callable[[Tensor], Tensor], image: Tensor) -> LinearOp
 
     def times(vector: np.ndarray) -> np.ndarray:
         direction = torch.as_tensor(vector, dtype=point.dtype, device=point.device)
-        with torch.no_grad():
+        with forward_mode():
             change = torch.func.jvp(function, (point,), (direction.view_as(point),))[1]
         return change.detach().flatten().cpu().numpy()
 
@@ -184,7 +184,8 @@ def partial_spectrum(
         found = 1 / extreme_singular_values(model.inverse, z, trailing, seed=seed).flip(0)
     elif trailing:
         found = extreme_singular_values(function, point, trailing, largest=False, seed=seed)
-    return PartialSpectrum(values, found, values.square().sum().item() + rest, point.numel())
+    dimensions = min(point.numel(), len(vectors))
+    return PartialSpectrum(values, found, values.square().sum().item() + rest, dimensions)
 
 
 def _leading(

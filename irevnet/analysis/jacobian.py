@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "direction_bytes",
     "effective_rank",
     "energy_dimensions",
+    "forward_mode",
     "jacobians",
     "log_determinant",
     "numerical_rank",
@@ -136,10 +138,7 @@ def _columns(
 
     # Not torch.func.linearize: it saves a forward pass per chunk, and takes seconds to trace one.
     columns = torch.func.vmap(derivative)
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch's own forward mode uses a deprecated part of torch when it is first called.
-        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
-        warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+    with forward_mode():
         for start in range(0, pixels, count):
             chosen = torch.arange(start, min(start + count, pixels), device=image.device)
             directions = image.new_zeros(len(chosen), pixels)
@@ -147,6 +146,18 @@ def _columns(
             directions = directions.view(-1, 1, *image.shape)
             result[:, chosen] = columns(directions).flatten(1).T
     return result
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """For what :func:`torch.func.jvp` is called in: no graph, and no warning of torch's own.
+
+    Its forward mode uses a deprecated part of torch when it is first called.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+        yield
 
 
 def spectra(jacobian: Tensor) -> Tensor:

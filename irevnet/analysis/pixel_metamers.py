@@ -11,6 +11,8 @@ from irevnet.checks import check_evaluation_mode
 
 __all__ = ["logit_difference", "resembling"]
 
+_VALUES = 2**24  # pixels whose gradients are made at a time: 111 images of 224 x 224
+
 
 @torch.no_grad()
 def resembling(
@@ -93,10 +95,17 @@ def _largest(logits: Tensor) -> Tensor:
 def _logits_and_slopes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits ``(N, K)`` and their gradients by the pixels, ``(N, K, C * H * W)`` float64."""
     classes = model(images[:1]).shape[1]
-    # A copy of each image for each class, so that one backward pass is enough.
-    with torch.enable_grad():
-        copies = images.repeat_interleave(classes, dim=0).requires_grad_()
-        logits = model(copies).unflatten(0, (-1, classes))
-        total = logits.diagonal(dim1=1, dim2=2).sum()
-        (slopes,) = torch.autograd.grad(total, copies)
-    return logits[:, 0].detach(), slopes.flatten(1).unflatten(0, (-1, classes)).double()
+    # A copy of each image for each class, so that few backward passes are enough.
+    copies = images.repeat_interleave(classes, dim=0)
+    wanted = torch.arange(classes, device=images.device).repeat(len(images))[:, None]
+    count = max(1, _VALUES // images[0].numel())
+    logits, slopes = [], []
+    for part, own in zip(copies.split(count), wanted.split(count), strict=True):
+        with torch.enable_grad():
+            part = part.clone().requires_grad_()
+            values = model(part)
+            (gradient,) = torch.autograd.grad(values.gather(1, own).sum(), part)
+        logits.append(values.detach())
+        slopes.append(gradient.flatten(1))
+    by_class = torch.cat(slopes).unflatten(0, (-1, classes)).double()
+    return torch.cat(logits)[::classes], by_class

@@ -44,6 +44,13 @@ class TestResembling:
         assert (distance(result, appearance) < distance(x, appearance)).all()
         assert all(parameter.grad is None for parameter in model.parameters())
 
+    def test_gradients_may_be_made_a_few_at_a_time(self, monkeypatch):
+        model = small_irevnet("irevnet_digits_bijective")
+        x, appearance = images(model, 4).split(2)
+        at_once = pixel_metamers.resembling(model, x, appearance)
+        monkeypatch.setattr(pixel_metamers, "_VALUES", 3 * x[0].numel())
+        torch.testing.assert_close(pixel_metamers.resembling(model, x, appearance), at_once)
+
     def test_images_that_have_the_logits_stay(self):
         model = small_irevnet("irevnet_digits_bijective")
         x = images(model)
