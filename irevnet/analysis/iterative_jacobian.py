@@ -123,23 +123,10 @@ def extreme_singular_values(
         ValueError: if ``count`` does not fit.
         RuntimeError: if it gives up (SciPy's ``ArpackNoConvergence``).
     """
-    check_positive("count", count)
-    operator = as_operator(function, image)
-    if count >= min(operator.shape):
-        raise ValueError(
-            f"count must be less than {min(operator.shape)}, the Jacobian's smaller side, got "
-            f"{count}"
-        )
-    start = np.random.default_rng(seed).standard_normal(min(operator.shape))
-    values = svds(
-        operator,
-        k=count,
-        which="LM" if largest else "SM",
-        v0=start.astype(operator.dtype),
-        maxiter=most_steps,
-        return_singular_vectors=False,
-    )
-    return torch.from_numpy(np.sort(values)[::-1].astype(np.float64))
+    end = "LM" if largest else "SM"
+    options = {"which": end, "maxiter": most_steps, "return_singular_vectors": False}
+    values = _arpack("count", count, as_operator(function, image), seed, **options)
+    return _falling(values)
 
 
 def partial_spectrum(
@@ -175,7 +162,10 @@ def partial_spectrum(
     point = image
     if window:
         function, point = windowed(function, image[0], window)
-    values, vectors = _leading(function, point, leading, seed)
+    operator = as_operator(function, point)
+    options = {"return_singular_vectors": "u"}
+    vectors, unsorted, _ = _arpack("leading", leading, operator, seed, **options)
+    values = _falling(unsorted)
     rest, _ = total_energy(function, point, probes, seed, without=vectors)
     found = torch.empty(0, dtype=torch.float64)
     if trailing and isinstance(model, IRevNet) and model.is_bijective and not window:
@@ -188,23 +178,20 @@ def partial_spectrum(
     return PartialSpectrum(values, found, values.square().sum().item() + rest, dimensions)
 
 
-def _leading(
-    function: Callable[[Tensor], Tensor], image: Tensor, count: int, seed: int
-) -> tuple[Tensor, np.ndarray]:
-    """The largest singular values, and their directions among the outputs, ``(outputs, count)``."""
-    check_positive("leading", count)
-    operator = as_operator(function, image)
-    if count >= min(operator.shape):
+def _arpack(name: str, count: int, operator: LinearOperator, seed: int, **options: Any) -> Any:  # noqa: ANN401
+    """What ``svds`` finds of an operator, from a random vector; ``name`` is that of ``count``."""
+    check_positive(name, count)
+    side = min(operator.shape)
+    if count >= side:
         raise ValueError(
-            f"leading must be less than {min(operator.shape)}, the Jacobian's smaller side, got "
-            f"{count}"
+            f"{name} must be less than {side}, the Jacobian's smaller side, got {count}"
         )
-    start = np.random.default_rng(seed).standard_normal(min(operator.shape))
-    vectors, values, _ = svds(
-        operator, k=count, v0=start.astype(operator.dtype), return_singular_vectors="u"
-    )
-    falling = np.sort(values)[::-1].astype(np.float64)
-    return torch.from_numpy(falling), vectors
+    start = np.random.default_rng(seed).standard_normal(side).astype(operator.dtype)
+    return svds(operator, k=count, v0=start, **options)
+
+
+def _falling(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.sort(values)[::-1].astype(np.float64))
 
 
 def summary(
