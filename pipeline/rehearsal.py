@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--family", required=True, help="one of its models")
     arguments = parser.parse_args()
     try:
-        os.environ |= notebook_environment(arguments.experiment) | {"CUDA_VISIBLE_DEVICES": ""}
+        os.environ |= notebook_environment("train", arguments.experiment)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         result = rehearse(arguments.experiment, arguments.family)
     except (ParamsError, PapermillExecutionError) as error:
         sys.exit(str(error))

@@ -32,6 +32,18 @@ NOTEBOOKS = ("data", "train", "convert", *QUESTIONS, "claims")
 # Those that make a network: of a family and a seed.
 _OF_NETWORKS = ("train", "convert")
 
+# Tunables of the GNU C library's malloc (its manual, section *Memory Allocation Tunables*): memory
+# that a step frees serves the next one, in huge pages. By default every large tensor is new to
+# the process, and the kernel clears it page by page. benchmarks/training_step.py measures it.
+KEEP_MEMORY = ":".join(
+    (
+        "glibc.malloc.hugetlb=1",
+        f"glibc.malloc.mmap_threshold={4 << 30}",
+        f"glibc.malloc.trim_threshold={16 << 30}",
+        f"glibc.malloc.top_pad={256 << 20}",
+    )
+)
+
 
 def notebook_parameters(
     question: str, experiment: str, family: str | None = None, seed: int | None = None
@@ -68,11 +80,12 @@ def notebook_parameters(
     return given | own.model_dump() | bounds
 
 
-def notebook_environment(experiment: str) -> dict[str, str]:
-    """Environment variables on which a result depends: hash order, threads and folders.
+def notebook_environment(question: str, experiment: str) -> dict[str, str]:
+    """Environment variables of a notebook's process: hash order, threads, folders and allocator.
 
     Where the home directory cannot be written, matplotlib would say so with a random path; and
-    a relative ``IREVNET_DATA`` would be looked up in ``notebooks/``.
+    a relative ``IREVNET_DATA`` would be looked up in ``notebooks/``. A training keeps the memory
+    that it frees, which changes its time and nothing else.
     """
     threads = str(load_params().section(experiment).threads)
     variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -80,6 +93,8 @@ def notebook_environment(experiment: str) -> dict[str, str]:
     variables["MPLCONFIGDIR"] = cache
     if data := os.environ.get("IREVNET_DATA"):
         variables["IREVNET_DATA"] = str(Path(data).absolute())
+    if question == "train":
+        variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES") or KEEP_MEMORY
     return variables
 
 
@@ -217,7 +232,7 @@ def main() -> None:
         parameters = notebook_parameters(
             arguments.question, arguments.experiment, arguments.family, arguments.seed
         )
-        os.environ |= notebook_environment(arguments.experiment)
+        os.environ |= notebook_environment(arguments.question, arguments.experiment)
         prepare_fonts(Path(os.environ["MPLCONFIGDIR"]))
         run(arguments.question, parameters, folder)
     except (ParamsError, PapermillExecutionError) as error:

@@ -143,6 +143,6 @@ def test_notebooks_get_folders_that_do_not_depend_on_where_they_run(monkeypatch,
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IREVNET_DATA", "images")
-    environment = notebook_environment("digits")
+    environment = notebook_environment("data", "digits")
     assert environment["IREVNET_DATA"] == str(tmp_path / "images")
     assert environment["MPLCONFIGDIR"] == str(provenance.ROOT / "scratch" / "matplotlib")

@@ -144,6 +144,15 @@ def test_pieces_of_one_stream_become_one():
 
 
 def test_threads_and_hashes_are_fixed():
-    environment = runner.notebook_environment("digits")
+    environment = runner.notebook_environment("data", "digits")
     assert environment["OMP_NUM_THREADS"] == str(load_params().sections["digits"].threads)
     assert environment["PYTHONHASHSEED"] == "0"
+
+
+def test_trainings_keep_the_memory_that_they_free(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "GLIBC_TUNABLES" not in runner.notebook_environment("memory", "digits")
+    assert "trim_threshold" in runner.notebook_environment("train", "digits")["GLIBC_TUNABLES"]
+    own = "glibc.malloc.check=3"
+    monkeypatch.setenv("GLIBC_TUNABLES", own)
+    assert runner.notebook_environment("train", "digits")["GLIBC_TUNABLES"] == own
