@@ -1,12 +1,10 @@
 """Straight lines between representations, seen as images (claim C5)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from irevnet.data import TensorImages
 from irevnet.network.model import IRevNet
 
 __all__ = [
@@ -15,12 +13,9 @@ __all__ = [
     "choose_pairs",
     "confidence",
     "interpolate",
+    "midpoints",
     "nearest_distance",
-    "noise_strength",
-    "noisy",
-    "noisy_copies",
     "range_excess",
-    "recognised",
 ]
 
 _CHUNK = 256  # images whose distances to all references are in memory at a time
@@ -116,6 +111,11 @@ def interpolate(model: IRevNet, start: Tensor, end: Tensor, steps: int) -> Tenso
     return model.inverse(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
+def midpoints(model: IRevNet, start: Tensor, end: Tensor) -> Tensor:
+    """The images halfway along the paths of :func:`interpolate`, ``(P, C, H, W)``, not clipped."""
+    return interpolate(model, start, end, 3)[:, 1]
+
+
 @torch.no_grad()
 def confidence(model: nn.Module, path: Tensor, start: Tensor, end: Tensor) -> Confidence:
     """What a network says about the images of paths, as they are: not clipped.
@@ -145,53 +145,3 @@ def nearest_distance(images: Tensor, references: Tensor) -> Tensor:
     references = references.flatten(1)
     chunks = images.flatten(1).split(_CHUNK)
     return torch.cat([torch.cdist(chunk, references).min(dim=1).values for chunk in chunks])
-
-
-def noise_strength(images: Tensor, clean: Tensor) -> float:
-    """Root mean square of the difference of two sets of images ``(N, ...)``, clipped to [0, 1]."""
-    return float((images.clamp(0, 1) - clean.clamp(0, 1)).square().mean().sqrt())
-
-
-def noisy(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Images with Gaussian noise of a standard deviation, clipped to [0, 1].
-
-    Args:
-        images: ``(N, C, H, W)`` in [0, 1].
-        strength: standard deviation before clipping.
-        generator: on the CPU.
-    """
-    noise = torch.randn(images.shape, generator=generator).to(images)
-    return (images + strength * noise).clamp(0, 1)
-
-
-def noisy_copies(images: TensorImages, strengths: Sequence[float], seed: int) -> TensorImages:
-    """A set with a noisy copy of every image for each strength, see :func:`noisy`."""
-    generator = torch.Generator().manual_seed(seed)
-    x, labels = images.first(len(images))
-    copies = [noisy(x, strength, generator) for strength in strengths]
-    return TensorImages(
-        (255 * torch.cat(copies)).round().to(torch.uint8), labels.repeat(len(strengths))
-    )
-
-
-@torch.no_grad()
-def recognised(judges: Sequence[nn.Module], images: Tensor, classes: Tensor) -> float:
-    """How often networks take images for one of the classes that they may be of.
-
-    Args:
-        judges: classifiers in evaluation mode.
-        images: ``(N, C, H, W)``, seen clipped to [0, 1].
-        classes: int64 ``(N, k)``, those that count as right.
-
-    Returns:
-        The share of images and judges.
-    """
-    seen = images.clamp(0, 1)
-    shares = [
-        (torch.cat([judge(x).argmax(dim=1) for x in seen.split(_CHUNK)])[:, None] == classes)
-        .any(dim=1)
-        .double()
-        .mean()
-        for judge in judges
-    ]
-    return float(torch.stack(shares).mean())

@@ -5,7 +5,6 @@ from torch import nn
 
 from irevnet import create_model
 from irevnet.analysis import interpolation
-from irevnet.data import TensorImages
 
 
 def generator(seed=0):
@@ -51,6 +50,8 @@ def test_a_path_begins_and_ends_at_its_images():
     assert path.shape == (3, 4, 1, 8, 8)
     torch.testing.assert_close(path[:, 0], start, atol=1e-5, rtol=0)
     torch.testing.assert_close(path[:, -1], end, atol=1e-5, rtol=0)
+    middle = interpolation.interpolate(model, start, end, 5)[:, 2]
+    torch.testing.assert_close(interpolation.midpoints(model, start, end), middle)
 
 
 @pytest.mark.parametrize("name", ["irevnet_cifar", "irevnet_cifar_bijective"])
@@ -98,33 +99,3 @@ def test_nearest_distance_of_many_images_is_that_of_each():
     assert actual.shape == (300,)
     one = (images[299] - references).flatten(1).norm(dim=1).min()
     torch.testing.assert_close(actual[299], one)
-
-
-def test_noise_has_the_strength_that_was_asked_for():
-    images = torch.full((50, 1, 20, 20), 0.5)
-    noisy = interpolation.noisy(images, 0.1, torch.Generator().manual_seed(0))
-    assert interpolation.noise_strength(noisy, images) == pytest.approx(0.1, rel=0.02)
-    assert interpolation.noise_strength(images + 3, images) == pytest.approx(0.5)  # clipped
-
-
-def test_noisy_copies_keep_their_labels():
-    images = TensorImages(torch.full((4, 1, 2, 2), 100, dtype=torch.uint8), torch.arange(4))
-    copies = interpolation.noisy_copies(images, [0.0, 0.5], seed=0)
-    assert copies.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert torch.equal(copies.images[:4], images.images)
-    assert not torch.equal(copies.images[4:], images.images)
-
-
-def test_recognised_counts_either_class_over_all_judges():
-    class Judge(torch.nn.Module):
-        def __init__(self, classes):
-            super().__init__()
-            self.classes = classes
-
-        def forward(self, x):
-            return torch.nn.functional.one_hot(torch.tensor(self.classes), 3).double()[: len(x)]
-
-    ends = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 2]])
-    judges = [Judge([0, 1, 0, 2]), Judge([1, 1, 1, 1])]
-    images = torch.rand(4, 1, 2, 2)
-    assert interpolation.recognised(judges, images, ends) == (3 / 4 + 2 / 4) / 2

@@ -1,0 +1,126 @@
+"""Whether networks that know noise recognise the class of noisy images (claim C5)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from irevnet.data import TensorImages
+
+__all__ = [
+    "Recognition",
+    "judge",
+    "noise_strength",
+    "noisy",
+    "noisy_copies",
+    "recognised",
+]
+
+_CHUNK = 256  # images that a judge sees at a time
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What judges make of the midpoints of paths.
+
+    Args:
+        recognised: share of midpoints taken for the class of one of the path's ends.
+        yardstick: share of test images, as noisy as the midpoints, taken for their own class.
+        control: share of midpoints taken for a class of another path's ends.
+        noise_strength: with which midpoints leave the blends of pixels, see :func:`noise_strength`.
+    """
+
+    recognised: float
+    yardstick: float
+    control: float
+    noise_strength: float
+
+    @property
+    def recognised_of_yardstick(self) -> float:
+        """``recognised`` over ``yardstick``: 1 where a path hides the class no more than noise."""
+        return self.recognised / self.yardstick
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"recognised_of_yardstick": self.recognised_of_yardstick}
+
+
+def judge(
+    judges: Sequence[nn.Module],
+    midpoints: Tensor,
+    ends: tuple[Tensor, Tensor],
+    classes: Tensor,
+    test: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+) -> Recognition:
+    """Whether the class of midpoints is recognised as often as that of images with as much noise.
+
+    Args:
+        judges: classifiers in evaluation mode.
+        midpoints: ``(P, C, H, W)``, seen clipped to [0, 1].
+        ends: images at the starts and at the ends of the paths, each ``(P, C, H, W)``.
+        classes: of both ends, int64 ``(P, 2)``; either one counts as recognised.
+        test: images ``(N, C, H, W)`` in [0, 1] and their classes, for the yardstick.
+        generator: on the CPU, of the noise on these images.
+    """
+    strength = noise_strength(midpoints, (ends[0] + ends[1]) / 2)
+    images, labels = test
+    as_noisy = noisy(images, strength, generator)
+    return Recognition(
+        recognised=recognised(judges, midpoints, classes),
+        yardstick=recognised(judges, as_noisy, labels[:, None]),
+        control=recognised(judges, midpoints, classes.roll(1, dims=0)),
+        noise_strength=strength,
+    )
+
+
+def noise_strength(images: Tensor, clean: Tensor) -> float:
+    """Root mean square of the difference of two sets of images ``(N, ...)``, clipped to [0, 1]."""
+    return float((images.clamp(0, 1) - clean.clamp(0, 1)).square().mean().sqrt())
+
+
+def noisy(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Images with Gaussian noise of a standard deviation, clipped to [0, 1].
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        strength: standard deviation before clipping.
+        generator: on the CPU.
+    """
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    return (images + strength * noise).clamp(0, 1)
+
+
+def noisy_copies(images: TensorImages, strengths: Sequence[float], seed: int) -> TensorImages:
+    """A set with a noisy copy of every image for each strength, see :func:`noisy`."""
+    generator = torch.Generator().manual_seed(seed)
+    x, labels = images.first(len(images))
+    copies = [noisy(x, strength, generator) for strength in strengths]
+    return TensorImages(
+        (255 * torch.cat(copies)).round().to(torch.uint8), labels.repeat(len(strengths))
+    )
+
+
+@torch.no_grad()
+def recognised(judges: Sequence[nn.Module], images: Tensor, classes: Tensor) -> float:
+    """How often networks take images for one of the classes that they may be of.
+
+    Args:
+        judges: classifiers in evaluation mode.
+        images: ``(N, C, H, W)``, seen clipped to [0, 1].
+        classes: int64 ``(N, k)``, those that count as right.
+
+    Returns:
+        The share of images and judges.
+    """
+    seen = images.clamp(0, 1)
+    shares = [
+        (torch.cat([judge(x).argmax(dim=1) for x in seen.split(_CHUNK)])[:, None] == classes)
+        .any(dim=1)
+        .double()
+        .mean()
+        for judge in judges
+    ]
+    return float(torch.stack(shares).mean())
