@@ -19,6 +19,7 @@ from benchmarks import (
     memory_and_speed,
     photographs,
     time_to_accuracy,
+    training_step,
     variants,
     variation,
 )
@@ -459,6 +460,13 @@ def test_interruptions_compare_the_bits_of_a_killed_training(tmp_path):
     (training,) = json.loads(path.read_text())["trainings"]
     assert (training["processes"], training["kills"]) == (1, 1)
     assert training["equal_bits"]
+
+
+def test_training_steps_with_and_without_tunables_are_the_same_to_the_bit(tmp_path):
+    path = training_step.main(["--quick", "--output", str(tmp_path), "--threads", "1"])
+    (case,) = json.loads(path.read_text())["cases"]
+    assert case["equal_bits"]
+    assert set(case["rounds"]) == {"plain", "kept"}
 
 
 def test_a_variation_keeps_what_commands_print(tmp_path):

@@ -165,7 +165,7 @@ def build(folder: Path, page: str) -> tuple[str, str]:
     (folder / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
         "extensions = ['myst_parser', 'answer', 'experiments', 'results_table', 'recipe', "
-        "'figures', 'notebooks', 'results', 'results_directives', 'slider']\n"
+        "'figures', 'notebooks', 'printed', 'results', 'results_directives', 'slider']\n"
         "myst_enable_extensions = ['substitution', 'dollarmath']\n"
     )
     outcome = subprocess.run(
@@ -692,6 +692,7 @@ def test_runs_that_are_finished_are_listed_beside_how_many_there_are_to_be(folde
     rows = cells(page)
     assert rows["ResNet"] == ["2 of 5", "93.00, 93.12", "99.1, 99.1", "60, 60"]
     assert rows["RevNet"] == ["0 of 5", "", "", ""]
+    assert "The recipe: epochs 20, " in page
 
 
 def test_runs_of_an_experiment_that_is_not_there_are_named(folder: Path) -> None:
@@ -754,3 +755,27 @@ def test_only_icons_that_are_used_are_left(extension: ModuleType) -> None:
         icons[1 : icons.index('"file')], ""
     )
     assert light.only("var data = [1, 2];", set()) == "var data = [1, 2];"
+
+
+def test_a_variation_shows_commands_and_what_they_printed(folder: Path) -> None:
+    printed = {
+        "metrics": "| metric | value |\n|---|---|\n| accuracy | 0.9 |",
+        "stages": "",
+        "log": "done",
+    }
+    commands = {name: f"dvc {name}" for name in printed}
+    file = folder / "results/benchmarks/cpu-1-threads/variation.json"
+    write(file, {"printed": printed, "commands": commands})
+    directives = "\n\n".join(f"```{{printed}} {name}\n```" for name in printed)
+    page, warnings = build(folder, directives + "\n")
+    assert warnings == ""
+    assert cells(page)["accuracy"] == ["0.9"]
+    assert "It prints nothing." in page
+    for name in printed:
+        assert name in page[page.index("highlight-bash") :]
+    assert "done" in page[page.index("highlight-text") :]
+
+
+def test_a_command_that_no_variation_has_run_is_named(folder: Path) -> None:
+    _, warnings = build(folder, "```{printed} plots\n```\n")
+    assert "no variation has printed plots" in warnings

@@ -10,7 +10,7 @@ run are listed below.
     ```{runs} cifar10
     ```
 
-How far an experiment of long runs is, and what those that are finished reached.
+How far an experiment of long runs is, what those that are finished reached, and the recipe.
 """
 
 from collections.abc import Sequence
@@ -57,12 +57,12 @@ class _TrainingTable(ResultsDirective):
 
 
 class Runs(_TrainingTable):
-    """``{runs} experiment``: how many runs of each family are finished, and their accuracies."""
+    """``{runs} experiment``: finished runs of each family, their accuracies, and the recipe."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The table; a warning that names what is not there."""
+        """The table and the recipe; a warning that names what is not there."""
         from pipeline.figures import FAMILY_LABELS
         from pipeline.params import ParamsError
 
@@ -92,7 +92,8 @@ class Runs(_TrainingTable):
                 ]
             )
         title = f"Runs of {experiment}, {section.training['epochs']} epochs"
-        return [_table(title, _RUNS, (24, 12, 26, 22, 16), rows)]
+        recipe = nodes.paragraph("", f"The recipe: {_settings(section.training)}.")
+        return [_table(title, _RUNS, (24, 12, 26, 22, 16), rows), recipe]
 
 
 class Trials(_TrainingTable):
@@ -118,7 +119,7 @@ class Trials(_TrainingTable):
         for family, model in section.models.items():
             recipe = section.recipe(family)
             accuracy = self.value("results", experiment, family, seed, measured)
-            change = _change(model.training) or ("the recipe" if family == base else model.name)
+            change = _settings(model.training) or ("the recipe" if family == base else model.name)
             if accuracy is None:
                 waiting.append(f"{FAMILY_LABELS[family]} ({change})")
                 continue
@@ -145,7 +146,7 @@ class Trials(_TrainingTable):
         return shown
 
 
-def _change(training: dict[str, Any]) -> str:
+def _settings(training: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training.items())
 
 

@@ -48,6 +48,7 @@ FILES = (
     "interruptions.json",
     "jacobian.json",
     "photographs.json",
+    "training_step.json",
     "variation.json",
 )
 
