@@ -101,7 +101,7 @@ LOOK = r"""
 })();
 """
 # Of scripts and styles, uncompressed.
-MOST_BYTES = 1_800_000
+MOST_BYTES = 1_500_000
 
 
 def weight(loaded: list[str]) -> int:
@@ -183,3 +183,30 @@ def test_a_figure_opens_larger_and_closes_again(browser: Browser) -> None:
       done([document.querySelector("dialog[open]"), focused.contains("enlarge")]);
     """)
     assert closed == [None, True]
+
+
+@needs_book
+@needs_browser
+def test_the_search_field_of_a_page_finds_pages_before_notebooks(browser: Browser) -> None:
+    browser.width(1280)
+    browser.open(HTML / "jacobian.html")
+    browser.run("""
+      const field = document.querySelector("form.bd-search input[type=search]");
+      field.value = "interpolation";
+      done(null);
+      setTimeout(() => field.form.submit());
+    """)
+    shown = browser.run("""
+      const look = () => {
+        const links = [...document.querySelectorAll("#search-results li a")];
+        const summary = document.querySelector(".search-summary, #search-results > p");
+        if (links.length && /found/.test(summary?.textContent))
+          done(links.map((link) => new URL(link.href).pathname));
+        else setTimeout(look, 100);
+      };
+      look();
+    """)
+    of_notebooks = ["/results/" in path for path in shown]
+    assert any(path.endswith("/html/interpolation.html") for path in shown)
+    assert any(of_notebooks)
+    assert of_notebooks == sorted(of_notebooks)

@@ -757,6 +757,28 @@ def test_only_icons_that_are_used_are_left(extension: ModuleType) -> None:
     assert light.only("var data = [1, 2];", set()) == "var data = [1, 2];"
 
 
+def test_pages_load_scripts_and_styles_that_something_in_them_needs(extension: ModuleType) -> None:
+    light = importlib.import_module("light")
+    always = '<script src="../_static/doctools.js?v=1"></script>'
+    search = "".join(
+        f'\n    <script src="../{name}.js"></script>'
+        for name in ("_static/searchtools", "_static/language_data", "searchindex")
+    )
+    cells = '\n<link rel="stylesheet" type="text/css" href="../_static/mystnb.1b39.css" />'
+    cards = (
+        '\n<link rel="stylesheet" type="text/css" href="../_static/sphinx-design.min.css?v=6" />'
+    )
+    tabs = '\n<script data-sd-tabs="x" src="../_static/design-tabs.js?v=fc"></script>'
+    head = always + search + cells + cards + tabs + always
+    assert light.without_unused(head) == 2 * always
+    results = '<div id="search-results"></div>'
+    assert light.without_unused(head + results) == always + search + always + results
+    cell = '<div class="cell docutils">'
+    assert light.without_unused(head + cell) == always + cells + always + cell
+    card = '<div class="docutils sd-card">'
+    assert light.without_unused(head + card) == always + cards + tabs + always + card
+
+
 def test_a_variation_shows_commands_and_what_they_printed(folder: Path) -> None:
     printed = {
         "metrics": "| metric | value |\n|---|---|\n| accuracy | 0.9 |",

@@ -1,8 +1,10 @@
-"""Keeps pages light: of icons and of what sets mathematics, a page loads what it uses.
+"""Keeps pages light: of icons, mathematics and search, a page loads what it uses.
 
 The theme's file of icons has two thousand, 1.4 MB on every page, of which the book shows a dozen.
 MathJax as one file has a menu that takes a third of it; its parts are loaded one by one instead, by
-pages with mathematics alone.
+pages with mathematics alone. The index of the search is for the page that shows what was found: the
+theme loads it everywhere, for a search as one types, which is off. Styles of a notebook's cells and
+of tabs and cards are for pages that have them.
 """
 
 import re
@@ -14,13 +16,20 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-__all__ = ["only", "setup", "used"]
+__all__ = ["only", "setup", "used", "without_unused"]
 
 # Font Awesome's data: a name, width, height, other names, code point and path or paths.
 _ICON = re.compile(
     r'"?(?P<name>[a-z0-9-]+)"?:\[\d+,\d+,\[(?P<aliases>[^\]]*)\],"[0-9a-f]+",'
     r'(?:"[^"]*"|\[[^\]]*\])\],?'
 )
+# Scripts and styles, and what a page has that needs them.
+_NEEDED_BY = {
+    r"searchtools|language_data|searchindex": r'id="search-results"',
+    r"mystnb": r'class="[^"]*\bcell',
+    r"sphinx-design|design-tabs": r'class="[^"]*\bsd-',
+}
+_LOADS = r"\s*<(?:script|link rel=\"stylesheet\")[^>]*\b(?:{})\b[^>]*>(?:</script>)?"
 _CLASS = re.compile(r"\bfa-([a-z0-9-]+)")
 
 
@@ -44,11 +53,21 @@ def only(script: str, names: set[str]) -> str:
     return _ICON.sub(keep, script)
 
 
+def without_unused(page: str) -> str:
+    """A page's HTML less the scripts and styles that nothing in it needs."""
+    for files, need in _NEEDED_BY.items():
+        if not re.search(need, page):
+            page = re.sub(_LOADS.format(files), "", page)
+    return page
+
+
 def _leave_out(app: Sphinx, error: Exception | None) -> None:
     out = Path(app.outdir)
     script = out / "_static" / "scripts" / "fontawesome.js"
     if error is not None or app.builder.format != "html" or not script.is_file():
         return
+    for page in out.rglob("*.html"):
+        page.write_text(without_unused(page.read_text(encoding="utf-8")), encoding="utf-8")
     files = [*out.rglob("*.html"), *(path for path in out.rglob("*.js") if path != script)]
     names = used(path.read_text(encoding="utf-8", errors="ignore") for path in files)
     script.write_text(only(script.read_text(encoding="utf-8"), names), encoding="utf-8")
@@ -73,7 +92,7 @@ def _only_with_mathematics(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Sets what MathJax loads and where, and rewrites the icons when the book is built."""
+    """Sets what MathJax loads and where; takes out the rest when the book is built."""
     app.connect("config-inited", _load_parts, priority=900)
     app.connect("html-page-context", _only_with_mathematics, priority=900)
     app.connect("build-finished", _leave_out)
