@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,22 @@ import torch
 
 from benchmarks.memory_and_speed import slug
 from benchmarks.provenance import ROOT, describe_run, public_command
+from pipeline.run import KEEP_MEMORY
 
-__all__ = ["Run", "make_parser"]
+__all__ = ["Run", "as_trainings_run", "make_parser"]
+
+
+def as_trainings_run(module: str) -> None:
+    """Starts this process again with the tunables of malloc that the pipeline's trainings have.
+
+    They are read when a process starts. Tunables of one's own stay.
+
+    Args:
+        module: its name in this package.
+    """
+    if "GLIBC_TUNABLES" not in os.environ:
+        command = [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
 
 
 def make_parser(module: str, threads: int | None = 1) -> argparse.ArgumentParser:

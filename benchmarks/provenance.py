@@ -1,6 +1,7 @@
 """Where a measurement comes from, on machines too that have torch and little else."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def describe_run(command: str, started: datetime, seconds: float) -> dict[str, A
         "processor": _processor(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}",
+        "malloc": os.environ.get("GLIBC_TUNABLES", "as it comes"),
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
