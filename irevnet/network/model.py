@@ -29,7 +29,7 @@ from irevnet.reversible.layers import (
     merge,
     split,
 )
-from irevnet.reversible.stack import BACKWARDS, reversible_stack
+from irevnet.reversible.stack import BACKWARDS, merged_reversible_stack
 from irevnet.reversible.stored import stored_fixed_point_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
 
@@ -209,7 +209,7 @@ class IRevNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
-        return self.classifier(merge(*self._represent(x)))
+        return self.classifier(self._represent(x))
 
     def encode(self, x: Tensor) -> Tensor:
         """The final representation of images.
@@ -228,7 +228,7 @@ class IRevNet(nn.Module):
                 overflow.
         """
         if self.streams == "float":
-            return merge(*self._represent(x))
+            return self._represent(x)
         streams = self._streams()
         x_tilde, x = (streams.write(half) for half in self._enter(x))
         return merge(*couple(self.blocks, x_tilde, x, streams))
@@ -350,14 +350,14 @@ class IRevNet(nn.Module):
             self.blocks, *split(z), streams, known=self.known, values=values, exact=exact
         )
 
-    def _represent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The last halves in floating point, with gradients."""
+    def _represent(self, x: Tensor) -> Tensor:
+        """The final representation in floating point, with gradients."""
         x_tilde, x = self._enter(x)
         if self.backward != "stored":
             # A state with known channels is recovered inexactly in floating point: what reads it
             # is recomputed from the image instead.
             recomputed = max(0, len(self.known) - 1) if self.streams == "float" else 0
-            return reversible_stack(
+            return merged_reversible_stack(
                 self.blocks,
                 x_tilde,
                 x,
@@ -369,8 +369,8 @@ class IRevNet(nn.Module):
             )
         streams = self._streams()
         if isinstance(streams, FixedPointStreams):
-            return stored_fixed_point_stack(self.blocks, x_tilde, x, streams)
-        return couple(self.blocks, x_tilde, x)
+            return merge(*stored_fixed_point_stack(self.blocks, x_tilde, x, streams))
+        return merge(*couple(self.blocks, x_tilde, x))
 
     def _streams(self) -> Streams:
         if self.streams == "float":

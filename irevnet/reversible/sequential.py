@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from irevnet.reversible.coupling import CouplingBlock, couple
 from irevnet.reversible.inversion import check_checksum, inverse_states, is_traced
-from irevnet.reversible.stack import BACKWARDS, reversible_stack
+from irevnet.reversible.stack import BACKWARDS, merged_reversible_stack
 from irevnet.reversible.stored import stored_fixed_point_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
 
@@ -112,11 +112,15 @@ class ReversibleSequential(nn.Module):
         halves = self._split(x)
         if self.backward != "stored":
             chunks = [_CHUNK] * (len(self.blocks) // _CHUNK)
-            keep_narrow = self.backward == "balanced"
-            halves = reversible_stack(
-                self.blocks, *halves, streams=streams, chunks=chunks, keep_narrow=keep_narrow
+            return merged_reversible_stack(
+                self.blocks,
+                *halves,
+                dim=self.dim,
+                streams=streams,
+                chunks=chunks,
+                keep_narrow=self.backward == "balanced",
             )
-        elif isinstance(streams, FixedPointStreams):
+        if isinstance(streams, FixedPointStreams):
             halves = stored_fixed_point_stack(self.blocks, *halves, streams)
         else:
             halves = couple(self.blocks, *halves)

@@ -28,12 +28,15 @@ from irevnet.reversible.randomness import Randomness
 from irevnet.reversible.snapshot import Snapshot
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
 
-__all__ = ["BACKWARDS", "reversible_stack"]
+__all__ = ["BACKWARDS", "merged_reversible_stack", "reversible_stack"]
 
 # How gradients can be made: all activations kept, none, or the narrow ones inside F.
 BACKWARDS = ("stored", "reversible", "balanced")
 
 _FLOAT = FloatStreams()
+
+_Outputs = tuple[Tensor, ...]
+"""Two halves, or both in one."""
 
 
 def reversible_stack(
@@ -85,16 +88,62 @@ def reversible_stack(
         ValueError: if fixed-point streams overflow; the message names the block. If
             ``keep_narrow`` is set and an F is not a plain ``nn.Sequential``.
     """
-    blocks = tuple(blocks)
+    options = (streams, recomputed, zero_channels, chunks, keep_narrow)
+    y_tilde, y = _traceable(tuple(blocks), x_tilde, x, *options, merge_dim=None)
+    return y_tilde, y
+
+
+def merged_reversible_stack(
+    blocks: Iterable[CouplingBlock],
+    x_tilde: Tensor,
+    x: Tensor,
+    *,
+    dim: int = 1,
+    streams: Streams = _FLOAT,
+    recomputed: int = 0,
+    zero_channels: int = 0,
+    chunks: Sequence[int] | None = None,
+    keep_narrow: bool = False,
+) -> Tensor:
+    """:func:`reversible_stack`, its halves merged along ``dim``.
+
+    In floating point the result is itself what is kept for the backward pass, where halves that are
+    merged afterwards would be there twice. It must therefore not be changed in place; autograd
+    says so.
+
+    Args:
+        blocks: coupling blocks, in forward order.
+        x_tilde: first half, floating point.
+        x: second half.
+        dim: dimension along which halves are parts of one tensor, that of channels.
+        streams: as for :func:`reversible_stack`, like all that follow.
+        recomputed: how many blocks are evaluated again from their input.
+        zero_channels: of the input, that need not be kept.
+        chunks: how many blocks get their gradients at a time.
+        keep_narrow: whether the narrow activations inside F are kept.
+
+    Returns:
+        Both halves after the last block, floating point.
+
+    Raises:
+        RuntimeError: as :func:`reversible_stack`.
+        ValueError: as :func:`reversible_stack`.
+    """
+    options = (streams, recomputed, zero_channels, chunks, keep_narrow)
+    (merged,) = _traceable(tuple(blocks), x_tilde, x, *options, merge_dim=dim)
+    return merged
+
+
+def _traceable(blocks: tuple[CouplingBlock, ...], *inputs: Any, merge_dim: int | None) -> _Outputs:  # noqa: ANN401
+    """:func:`_apply`, which transforms and the compiler must not look into."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             'the reversible backward cannot be transformed by torch.func; use backward="stored"'
         )
-    options = (streams, recomputed, zero_channels, chunks, keep_narrow)
     # The compiler does not trace torch.autograd.grad in a backward pass.
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
-        return _uncompiled(blocks, x_tilde, x, *options)
-    return _apply(blocks, x_tilde, x, *options)
+        return _uncompiled(blocks, *inputs, merge_dim=merge_dim)
+    return _apply(blocks, *inputs, merge_dim=merge_dim)
 
 
 def _apply(
@@ -106,12 +155,14 @@ def _apply(
     zero_channels: int,
     chunks: Sequence[int] | None,
     keep_narrow: bool,
-) -> tuple[Tensor, Tensor]:
+    *,
+    merge_dim: int | None,
+) -> _Outputs:
     parameters = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
     inputs = (x_tilde, x, *itertools.chain(*parameters))
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs):
-        y_tilde, y = couple(blocks, streams.write(x_tilde), streams.write(x), streams)
-        return streams.read(y_tilde), streams.read(y)
+        halves = couple(blocks, streams.write(x_tilde), streams.write(x), streams)
+        return _merged([streams.read(half) for half in halves], merge_dim)
     if keep_narrow:
         for index, block in enumerate(blocks):
             if not is_layered(block.residual):
@@ -134,10 +185,13 @@ def _apply(
             is_last=number == len(bounds) - 1,
             recomputed=recomputed if number == 0 else 0,
             zero_channels=zero_channels,
+            merge_dim=merge_dim,
         )
         flat = itertools.chain(*parameters[start:stop])
-        x_tilde, x = _ReversibleChunk.apply(chunk, x_tilde, x, *flat)
-    return x_tilde, x
+        outputs = _ReversibleChunk.apply(chunk, x_tilde, x, *flat)
+        if not chunk.is_last:
+            x_tilde, x = outputs
+    return outputs
 
 
 _uncompiled = torch.compiler.disable(
@@ -176,6 +230,7 @@ class _Chunk:
     is_last: bool
     recomputed: int
     zero_channels: int
+    merge_dim: int | None  # of the last chunk's output
 
 
 @dataclass(frozen=True)
@@ -212,7 +267,7 @@ class _ReversibleChunk(torch.autograd.Function):
         x_tilde: Tensor,
         x: Tensor,
         *_: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> _Outputs:
         run, streams = chunk.run, chunk.run.streams
         ctx.chunk = chunk
         ctx.steps = []
@@ -258,14 +313,18 @@ class _ReversibleChunk(torch.autograd.Function):
         ctx.start = len(start)
         if chunk.is_last:
             streams.check(run.peaks)
-            ctx.save_for_backward(*start, *kept, x_tilde, x)
-        else:
-            ctx.save_for_backward(*start, *kept)
-            run.halves = (x_tilde.detach(), x.detach())
+            outputs = _merged([streams.read(x_tilde), streams.read(x)], chunk.merge_dim)
+            # In floating point the merged output is what is kept.
+            ctx.keeps_output = len(outputs) == 1 and not exact
+            ctx.save_for_backward(*start, *kept, *(outputs if ctx.keeps_output else (x_tilde, x)))
+            return outputs
+        ctx.save_for_backward(*start, *kept)
+        ctx.keeps_output = False
+        run.halves = (x_tilde.detach(), x.detach())
         return streams.read(x_tilde), streams.read(x)
 
     @staticmethod
-    def backward(ctx: Any, grad_tilde: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients_of_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the reversible backward gives no gradients of gradients (create_graph=True); "
@@ -277,7 +336,12 @@ class _ReversibleChunk(torch.autograd.Function):
         run = chunk.run
         saved = ctx.saved_tensors
         start, saved = saved[: ctx.start], saved[ctx.start :]
-        kept, (y_tilde, y) = (saved[:-2], saved[-2:]) if chunk.is_last else (saved, run.take())
+        grad_tilde, grad = _halves(gradients_of_outputs, chunk.merge_dim)
+        if chunk.is_last:
+            last = 1 if ctx.keeps_output else 2
+            kept, (y_tilde, y) = saved[:-last], _halves(saved[-last:], chunk.merge_dim)
+        else:
+            kept, (y_tilde, y) = saved, run.take()
         first, inverted = ctx.steps[: chunk.recomputed], ctx.steps[chunk.recomputed :]
         gradients: list[tuple[Tensor | None, ...]] = []
         with ExitStack() as contexts:
@@ -299,6 +363,18 @@ class _ReversibleChunk(torch.autograd.Function):
             run.halves = (y_tilde, y)
         in_order = [gradient for own in reversed(gradients) for gradient in own]
         return None, grad_tilde, grad, *in_order
+
+
+def _merged(halves: Sequence[Tensor], dim: int | None) -> _Outputs:
+    return tuple(halves) if dim is None else (torch.cat(list(halves), dim),)
+
+
+def _halves(outputs: Sequence[Tensor], dim: int | None) -> Sequence[Tensor]:
+    """Undoes :func:`_merged`; copies, as layers are slow on slices and round otherwise there."""
+    if len(outputs) == 2:
+        return outputs
+    assert dim is not None
+    return [half.clone() for half in outputs[0].chunk(2, dim)]
 
 
 def _block_backward(

@@ -130,6 +130,27 @@ def test_fixed_point_is_exact_and_a_checksum_says_so(kind):
             model.inverse(z, checksum=checksum)
 
 
+def layers(count):
+    return [nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)) for _ in range(count)]
+
+
+def test_what_is_kept_is_the_result_itself():
+    model = ReversibleSequential(*layers(6), dim=-1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        z = model(torch.rand(3, 8))
+    assert [tensor.data_ptr() for tensor in kept] == [z.data_ptr()]
+    assert kept[0].shape == z.shape
+
+
+def test_a_result_that_was_changed_in_place_gives_no_gradients():
+    model = ReversibleSequential(*layers(2), dim=-1)
+    z = model(torch.rand(3, 8))
+    z.relu_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
 def test_memory_does_not_grow_with_depth():
     def saved(depth):
         model = ReversibleSequential(*((Attention(8), mlp(8)) for _ in range(depth)), dim=-1)

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 import irevnet
 from irevnet.reversible.coupling import CouplingBlock
-from irevnet.reversible.stack import reversible_stack
+from irevnet.reversible.stack import merged_reversible_stack, reversible_stack
+from irevnet.reversible.streams import FixedPointStreams, FloatStreams
 
 
 def both(name, **overrides):
@@ -174,6 +175,27 @@ def test_a_stack_without_parameters_and_one_without_blocks():
     assert_same(y, x)
     same = reversible_stack([], *halves)
     assert torch.equal(torch.stack(same), halves)
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+@pytest.mark.parametrize("streams", [FloatStreams(), FixedPointStreams(20, torch.float64)])
+def test_merged_halves_have_the_values_and_gradients_of_halves(streams, dim):
+    torch.manual_seed(0)
+    blocks = [CouplingBlock(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).double() for _ in range(3)]
+    halves = torch.rand(2, 2, 4, 4, dtype=torch.float64).requires_grad_()
+    apart = reversible_stack(blocks, *halves, streams=streams, chunks=[2, 1])
+    merged = merged_reversible_stack(blocks, *halves, dim=dim, streams=streams, chunks=[2, 1])
+    assert torch.equal(merged, torch.cat(apart, dim))
+    inputs = [halves, *blocks[0].parameters()]
+    weights = torch.rand_like(merged)
+    expected = torch.autograd.grad((torch.cat(apart, dim) * weights).sum(), inputs)
+    actual = torch.autograd.grad((merged * weights).sum(), inputs)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(
+            merged_reversible_stack(blocks, *halves, dim=dim, streams=streams), merged
+        )
 
 
 def test_unknown_backward():
