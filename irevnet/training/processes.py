@@ -37,7 +37,7 @@ def join_processes(timeout: float = 600.0) -> Iterator[torch.device]:
     Raises:
         ValueError: if ``torchrun`` has not started this process, or if there are more processes
             on the machine than GPUs.
-        LostProcessError: if the others cannot be reached, or the port is in use.
+        LostProcessError: if the others cannot be reached, the port is in use, or one is lost later.
     """
     if missing := [name for name in _VARIABLES if name not in os.environ]:
         raise ValueError(
@@ -66,6 +66,13 @@ def join_processes(timeout: float = 600.0) -> Iterator[torch.device]:
         ) from error
     try:
         yield device
+    except RuntimeError as error:
+        if isinstance(error, LostProcessError) or not _is_of_the_connection(error):
+            raise
+        raise LostProcessError(
+            f"process {rank + 1} of {count} has lost another one ({_first_line(error)}). Start all "
+            "of them again; a training goes on from its checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
 

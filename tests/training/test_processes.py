@@ -234,6 +234,20 @@ class TestJoining:
             ):
                 pass
 
+    def test_a_process_that_is_lost_outside_of_a_training_is_named(self, monkeypatch):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            port = other.getsockname()[1]
+        for name, value in environment(0, 1, port).items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(LostProcessError, match=r"1 of 1 has lost another one.*reset by peer"),
+            join_processes(),
+        ):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:599] Connection reset by peer")
+        with pytest.raises(RuntimeError, match="of the model"), join_processes():
+            raise RuntimeError("an error of the model")
+
 
 class TestShares:
     def test_every_image_is_evaluated_by_one_process(self):
