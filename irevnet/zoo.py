@@ -149,6 +149,17 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "bottleneck_channels": (16, 32, 64),
         },
     ),
+    "projected_irevnet_digits": (
+        ProjectedIRevNet,
+        {
+            **_DIGITS,
+            "entry_factor": 2,
+            "strides": (1, 2, 2),
+            "blocks": (4, 4, 4),
+            "half_channels": (8, 32, 128),
+            "bottleneck_channels": (16, 32, 64),
+        },
+    ),
     "revnet_digits": (
         RevNet,
         {

@@ -36,6 +36,8 @@ STYLES = {
     "irevnet_bijective": Style("i-RevNet, bijective", "#D55E00", "s"),
     "revnet": Style("RevNet", "#009E73", "^"),
     "resnet": Style("ResNet", "#56565A", "D"),
+    "projected": Style("i-RevNet, projections for S", "#CC79A7", "v"),
+    "shuffled": Style("RevNet, S for projections", "#E69F00", "P"),
 }
 
 

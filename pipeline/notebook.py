@@ -168,14 +168,20 @@ def initial_models(
 
 
 def families(experiment: str) -> list[str]:
-    """The families of networks that an experiment trains."""
-    return list(load_params().section(experiment).models)
+    """The families of networks that an experiment trains, but for variants of others."""
+    return load_params().section(experiment).families
+
+
+def variants(experiment: str) -> dict[str, str]:
+    """Its families that differ from another one in one thing, and that one."""
+    models = load_params().section(experiment).models
+    return {name: model.variant_of for name, model in models.items() if model.variant_of}
 
 
 def invertible_families(experiment: str) -> list[str]:
-    """Those of them that are i-RevNets."""
-    models = load_params().section(experiment).models
-    return [family for family, model in models.items() if model.name.startswith("irevnet")]
+    """Those of its :func:`families` that are i-RevNets."""
+    section = load_params().section(experiment)
+    return [name for name in section.families if section.models[name].name.startswith("irevnet")]
 
 
 def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Path:

@@ -133,7 +133,9 @@ class Model(Section):
     """A family's network: of the zoo, with changes; its recipe's changes; its weights' type.
 
     ``released`` is a file of weights that somebody else trained, for
-    :func:`irevnet.released.convert_released`, in place of training.
+    :func:`irevnet.released.convert_released`, in place of training. ``variant_of`` is another
+    family, which this one is like but for one thing: the accuracies of the two are compared, and no
+    other question is asked of it.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Model(Section):
     training: Annotated[dict[str, Any], AfterValidator(_known_fields)] = Field(default_factory=dict)
     weights: Literal["float32", "float16"] = "float32"
     released: str | None = None
+    variant_of: Word | None = None
 
 
 class _Experiment(Section):
@@ -238,6 +241,25 @@ class _Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _variants_are_of_families(self) -> Self:
+        bases = self.families
+        for name, model in self.models.items():
+            if model.variant_of is not None and model.variant_of not in bases:
+                raise ValueError(
+                    f"models.{name}.variant_of must be another family that is no variant, one of "
+                    f"{', '.join(bases)}, got {model.variant_of!r}"
+                )
+        for question in self.questions:
+            baselines = getattr(getattr(self, question), "baselines", ())
+            for name in (*QUESTIONS[question].families, *baselines):
+                if name in self.models and name not in bases:
+                    raise ValueError(
+                        f"models.{name}.variant_of must be left out: {question} needs {name} as a "
+                        "family of its own"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _recipes_of_families_are_valid(self) -> Self:
         for family in self.models:
             try:
@@ -260,6 +282,11 @@ class _Experiment(Section):
                 if other not in self.questions:
                     raise ValueError(f"{question} reads the results of {other}, which is not there")
         return self
+
+    @property
+    def families(self) -> list[str]:
+        """The families of networks that are no variants of others."""
+        return [name for name, model in self.models.items() if model.variant_of is None]
 
     @property
     def questions(self) -> list[str]:

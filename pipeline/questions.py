@@ -230,7 +230,7 @@ class Question:
         return any(re.fullmatch(pattern, metric) for pattern in patterns)
 
 
-FAMILIES = ("irevnet", "irevnet_bijective", "revnet", "resnet")
+FAMILIES = ("irevnet", "irevnet_bijective", "revnet", "resnet", "projected", "shuffled")
 """Families of networks by which claims name what they are about."""
 
 _IREVNETS = FAMILIES[:2]

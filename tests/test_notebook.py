@@ -15,9 +15,12 @@ from pipeline.figures import mosaic
 from pipeline.notebook import (
     Results,
     checkpoint_path,
+    families,
+    invertible_families,
     load_experiment_data,
     new_model,
     trained_models,
+    variants,
 )
 
 
@@ -146,3 +149,9 @@ def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too():
     )
     nice = os.getpriority(os.PRIO_PROCESS, 0) + 7
     assert answer.stdout.split()[1:] == ["nice", str(min(nice, 19))]
+
+
+def test_a_variant_is_no_family_that_questions_are_asked_of():
+    assert families("digits") == ["irevnet", "irevnet_bijective", "revnet", "resnet"]
+    assert variants("digits") == {"projected": "irevnet"}
+    assert invertible_families("digits") == ["irevnet", "irevnet_bijective"]

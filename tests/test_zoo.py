@@ -22,6 +22,7 @@ def test_names():
         "irevnet_digits",
         "irevnet_digits_bijective",
         "projected_irevnet_cifar",
+        "projected_irevnet_digits",
         "resnet50",
         "resnet_cifar",
         "resnet_digits",

@@ -9,7 +9,7 @@ from torch import nn
 from irevnet.analysis.statistics import Estimate, difference_of_accuracies, mean, proportion
 from irevnet.data import TensorImages
 
-__all__ = ["accuracy_of", "baseline_differences", "correct", "spread"]
+__all__ = ["accuracy_of", "baseline_differences", "correct", "spread", "variant_differences"]
 
 
 @torch.no_grad()
@@ -76,4 +76,26 @@ def baseline_differences(
         if family not in baselines
         for baseline in baselines
         if baseline in several
+    }
+
+
+def variant_differences(
+    correct_images: Mapping[str, np.ndarray], variants: Mapping[str, str], level: float
+) -> dict[str, Estimate]:
+    """Mean accuracy of a family minus that of its variant, which differs from it in one thing.
+
+    Args:
+        correct_images: as for :func:`baseline_differences`.
+        variants: a family by the name of its variant.
+        level: as for :func:`baseline_differences`.
+
+    Returns:
+        Estimates by ``FAMILY_minus_VARIANT``, where there are several networks of both.
+    """
+    return {
+        f"{family}_minus_{variant}": difference_of_accuracies(
+            correct_images[family], correct_images[variant], level=1 - 2 * (1 - level)
+        )
+        for variant, family in variants.items()
+        if min(len(correct_images[family]), len(correct_images[variant])) > 1
     }

@@ -3,7 +3,13 @@ import pytest
 import torch
 from scipy import stats
 
-from irevnet.analysis.accuracy import accuracy_of, baseline_differences, correct, spread
+from irevnet.analysis.accuracy import (
+    accuracy_of,
+    baseline_differences,
+    correct,
+    spread,
+    variant_differences,
+)
 from irevnet.data import TensorImages
 
 FAMILIES = {
@@ -74,3 +80,19 @@ def test_correct_are_the_images_whose_largest_logit_is_the_label():
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([0.0, 1.0]))
     assert correct(model, images, batch_size=2).tolist() == [False, True, True, False, True]
+
+
+def test_a_variant_is_compared_with_its_own_family_alone():
+    families = {
+        "irevnet": right(0.90, 0.92, 0.94),
+        "revnet": right(0.8, 0.8),
+        "projected": right(0.88, 0.90),
+        "single": right(0.5),
+    }
+    variants = {"projected": "irevnet", "single": "irevnet"}
+    differences = variant_differences(families, variants, 0.95)
+    assert list(differences) == ["irevnet_minus_projected"]
+    difference = differences["irevnet_minus_projected"]
+    assert (difference.value, difference.n) == (pytest.approx(0.03), 5)
+    as_baseline = baseline_differences(families, ["projected"], 0.95)
+    assert difference == as_baseline["irevnet_minus_projected"]

@@ -66,10 +66,12 @@ def test_it_has_no_inverse_and_says_so():
         projected(streams="fixed")
 
 
-@pytest.mark.parametrize("name", ["projected_irevnet_cifar", "shuffled_revnet_cifar"])
+@pytest.mark.parametrize(
+    "name", ["projected_irevnet_cifar", "projected_irevnet_digits", "shuffled_revnet_cifar"]
+)
 def test_every_parameter_has_a_gradient(name):
     model = irevnet.create_model(name)
-    model(torch.rand(2, 3, 32, 32)).square().sum().backward()
+    model(torch.rand(2, *model.in_shape)).square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
 
