@@ -37,7 +37,7 @@ class Browser:
         self.call("POST", "/timeouts", {"script": 120_000})
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        connection = http.client.HTTPConnection(self.host, timeout=60)
+        connection = http.client.HTTPConnection(self.host, timeout=150)
         with contextlib.closing(connection):
             connection.request(
                 method, self.session + path, None if body is None else json.dumps(body)
