@@ -43,15 +43,16 @@ def test_one_run_of_each_family_is_published(tmp_path, monkeypatch, runs, which,
         "irevnet_bijective": f"irevnet_bijective {seed}",
         "revnet": f"revnet {seed}",
         "resnet": f"resnet {seed}",
+        "projected": f"projected {seed}",
     }
     assert published(tmp_path) == ({} if seed is None else names)
     listed = json.loads((tmp_path / "results/digits/weights/runs.json").read_text())
-    assert len(listed) == len(runs) == 20
+    assert len(listed) == len(runs) == 25
     assert {run["seed"] for run in listed if run["published"]} == ({seed} - {None})
     first = listed[0]
     assert (first["family"], first["model"], first["seed"]) == ("irevnet", "irevnet_digits", 0)
     assert first["metrics"] == {"validation_accuracy": 0.5, "test_accuracy": 0}
-    assert len({run["weights"] for run in listed}) == 20
+    assert len({run["weights"] for run in listed}) == 25
 
 
 def test_what_was_published_stays_if_a_run_is_missing(tmp_path, runs):

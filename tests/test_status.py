@@ -31,7 +31,7 @@ def test_every_run_has_a_state(root, capsys):
     running = checkpoint(root, "irevnet-1", 15, 40.0)
     checkpoint(root, "irevnet-2", 6, 10.0).close()
     runs = {f"{run.family}-{run.seed}": run for run in training_runs("digits")}
-    assert len(runs) == 20
+    assert len(runs) == 25
     assert runs["irevnet-0"] == Run("irevnet", 0, "done", 1.0, 60.0)
     assert runs["irevnet-1"] == Run("irevnet", 1, "running", 0.5, 40.0)
     assert runs["irevnet-2"] == Run("irevnet", 2, "interrupted", 0.2, 10.0)
@@ -39,7 +39,7 @@ def test_every_run_has_a_state(root, capsys):
     assert main(["digits"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "irevnet-1: running 50%, 1 min of training"
-    assert lines[-1].startswith("1 done, 1 running, 1 interrupted, 17 not begun; left, one after")
+    assert lines[-1].startswith("1 done, 1 running, 1 interrupted, 22 not begun; left, one after")
     running.close()
 
 
