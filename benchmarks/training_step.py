@@ -46,8 +46,8 @@ def work(network: str, batch_size: int, threads: int) -> None:
     step, _ = trainer(model, images, labels, Mode(channels_last=True))
     for _ in sys.stdin:
         step()
-        total = sum(parameter.double().sum() for parameter in model.parameters())
-        print(float(total).hex(), flush=True)
+        total = sum(float(p.detach().double().sum()) for p in model.parameters())
+        print(total.hex(), flush=True)
 
 
 class _Worker:

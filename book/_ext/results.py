@@ -45,6 +45,7 @@ FILES = (
     "claims.json",
     BENCHMARK,
     "against_revnet.json",
+    "balance.json",
     "interruptions.json",
     "jacobian.json",
     "photographs.json",
