@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.memory_and_speed import slug
 from benchmarks.provenance import ROOT, describe_run, public_command
-from pipeline.run import KEEP_MEMORY
 
 __all__ = ["Run", "as_trainings_run", "make_parser"]
 
@@ -28,6 +27,8 @@ def as_trainings_run(module: str) -> None:
         module: its name in this package.
     """
     if "GLIBC_TUNABLES" not in os.environ:
+        from pipeline.run import KEEP_MEMORY  # needs papermill, which not every machine has
+
         command = [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
 
