@@ -44,7 +44,7 @@ def public_command(module: str, arguments: Sequence[str]) -> str:
     """The command line of a benchmark without folders, which differ from machine to machine."""
     shown, skip = [], False
     for argument in arguments:
-        named = argument.split("=")[0] in ("--data", "--output", "--weights")
+        named = argument.split("=")[0] in ("--data", "--output", "--photographs", "--weights")
         if not named and not skip:
             shown.append(argument)
         skip = named and "=" not in argument

@@ -12,14 +12,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
-from networks import randomise
 from PIL import Image
 
-from irevnet import create_model
-from irevnet.released import ReleasedIRevNet
+from benchmarks import ilsvrc2012
 from pipeline.params import ROOT
 
 COPIED = ("irevnet", "notebooks", "pipeline", "tests", ".dvc/config", ".dvcignore", "claims.yaml")
@@ -295,53 +291,21 @@ def test_networks_too_large_for_git_go_to_a_remote_and_come_back(copy, tmp_path)
     assert "up to date" in copy.python("-m", "dvc", "status", "results/walk/dvc.yaml")
 
 
-# What makes the experiment small enough for a test; all else is as in params.yaml.
-SMALL_NETWORK = {
-    "in_shape": [3, 32, 32],
-    "num_classes": 3,
-    "blocks": [2, 1],
-    "strides": [2, 2],
-    "half_channels": [24, 96],
-}
-SMALL_QUESTIONS = {
-    "inversion": {"images": 6, "gallery": 3, "random_representations": 4},
-    "jacobian": {"window": 8, "leading": 20, "precision": "float64"},
-    "interpolation": {"pairs": 4, "steps": 3, "shown": 1, "frames": 3, "networks": 1}
-    | {"training_images": 12, "test_images": 12},
-    "separation": {"training_images": 16, "test_images": 12, "classes": 2},
-    "dimensionality": {"training_images": 16, "test_images": 12, "classes": 2}
-    | {"dimensions": [1, 2, 4]},
-    "metamers": {"training_images": 12, "test_images": 12, "pairs": 3, "shown": 2, "steps": 3},
-}
-
-
-def test_released_weights_and_validation_images_are_one_command_away_from_verdicts(copy):
+def test_released_weights_and_validation_images_are_one_command_away_from_verdicts(copy, tmp_path):
     """The experiment ``ilsvrc2012`` on made-up photographs, with a made-up checkpoint."""
-    params = yaml.safe_load((copy.root / "params.yaml").read_text())
-    section = params["ilsvrc2012"]
-    section |= {"threads": 1, "data": section["data"] | {"size": 32, "workers": 0}}
-    model = section["models"]["irevnet_bijective"]
-    model["overrides"] |= SMALL_NETWORK
-    for question, changes in SMALL_QUESTIONS.items():
-        section[question] |= changes
-    small = {"default": "digits", "digits": params["digits"], "ilsvrc2012": section}
-    copy.write("params.yaml", yaml.safe_dump(small))
-    copy.python("-m", "pipeline.stages")
-
     generator = np.random.default_rng(0)
-    folder = copy.root / section["data"]["root"]
     for label in range(3):
-        (folder / "val" / f"n{label}").mkdir(parents=True)
+        folder = tmp_path / "photographs" / f"n{label}"
+        folder.mkdir(parents=True)
         for number in range(24):
             # A colour for each class, under noise.
             pixels = generator.integers(0, 128, (40, 48, 3)) + 127 * np.eye(3, dtype=int)[label]
-            image = Image.fromarray(pixels.astype(np.uint8))
-            image.save(folder / "val" / f"n{label}" / f"{number:02}.png")
-
-    torch.manual_seed(0)
-    theirs = ReleasedIRevNet(randomise(create_model(model["name"], **model["overrides"])))
-    torch.save(theirs.state_dict(), copy.root / model["released"])
-    copy.python("-m", "pipeline.repro", "ilsvrc2012", "--jobs", "2")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
+    photographs = tmp_path / "photographs"
+    ilsvrc2012.prepare(copy.root, photographs, 24, 32, ilsvrc2012.TINY, ilsvrc2012.SMALL_NETWORK)
+    measured = ilsvrc2012.measure(copy.root)
+    assert {"data", "inversion", "claims"} < set(measured["seconds"])
+    assert measured["verdicts"]["C1"] == "consistent"
 
     results = copy.root / "results/ilsvrc2012"
 
