@@ -26,7 +26,7 @@ from irevnet.data.folders import FolderImages
 from irevnet.released import ReleasedIRevNet
 from pipeline.verify import copy_repository
 
-__all__ = ["EXPERIMENT", "SMALL_NETWORK", "TINY", "main", "measure", "prepare"]
+__all__ = ["EXPERIMENT", "FEWER", "SMALL_NETWORK", "TINY", "main", "measure", "prepare"]
 
 EXPERIMENT = "ilsvrc2012"
 
@@ -36,13 +36,13 @@ Changes = Mapping[str, Mapping[str, Any]]
 # Fewer images and directions than in params.yaml, which are for a GPU; all else is as there.
 FEWER: Changes = {
     "inversion": {"images": 20, "gallery": 4, "random_representations": 4},
-    "jacobian": {"images": 1, "compared_images": 1, "leading": 10},
+    "jacobian": {"leading": 10},
     "interpolation": {"pairs": 4, "steps": 3, "shown": 1, "frames": 5}
     | {"training_images": 60, "test_images": 60},
     "separation": {"training_images": 60, "test_images": 60, "classes": 10},
     "dimensionality": {"training_images": 60, "test_images": 60, "classes": 10}
     | {"dimensions": [1, 2, 5, 10, 20, 50]},
-    "metamers": {"training_images": 60, "test_images": 40, "pairs": 1, "shown": 1},
+    "metamers": {"training_images": 60, "test_images": 40},
 }
 # For images of 32 pixels.
 TINY: Changes = {

@@ -14,6 +14,7 @@ import irevnet
 from benchmarks import (
     against_revnet,
     balance,
+    ilsvrc2012,
     interruptions,
     jacobian,
     memory_and_speed,
@@ -49,6 +50,7 @@ from irevnet.analysis.memory import saved_bytes
 from irevnet.data import load_digits
 from irevnet.training import evaluate
 from irevnet.weights import load_weights, read_tensors
+from pipeline.params import Params, read_yaml
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -467,6 +469,15 @@ def test_training_steps_with_and_without_tunables_are_the_same_to_the_bit(tmp_pa
     (case,) = json.loads(path.read_text())["cases"]
     assert case["equal_bits"]
     assert set(case["rounds"]) == {"plain", "kept"}
+
+
+def test_the_pipeline_at_full_size_is_asked_what_params_allows():
+    params = read_yaml(ROOT / "params.yaml")
+    for question, changes in ilsvrc2012.FEWER.items():
+        params["ilsvrc2012"][question] |= changes
+    section = Params(**params).section("ilsvrc2012")
+    assert section.inversion.images == ilsvrc2012.FEWER["inversion"]["images"]
+    assert section.data.size == 224
 
 
 def test_a_variation_keeps_what_commands_print(tmp_path):
