@@ -166,6 +166,21 @@ def test_a_page_has_no_barriers_that_axe_finds(page: str, scheme: str, browser: 
 
 @needs_book
 @needs_browser
+def test_the_scorecard_and_the_goals_fit_a_telephone(browser: Browser) -> None:
+    """All columns are within the screen: rows are cards there."""
+    for page, table in (("index.html", "scorecard"), ("memory.html", "targets")):
+        browser.width(390)
+        browser.open(HTML / page)
+        badges, outside = browser.run(f"""
+          const badges = [...document.querySelectorAll("table.{table} .verdict-badge")];
+          done([badges.length, badges.filter((e) => e.getBoundingClientRect().right > 390).length]);
+        """)
+        assert badges > 0
+        assert outside == 0, page
+
+
+@needs_book
+@needs_browser
 def test_a_figure_opens_larger_and_closes_again(browser: Browser) -> None:
     browser.width(1280)
     browser.open(HTML / "jacobian.html")

@@ -88,12 +88,18 @@ class Scorecard(AnswerDirective):
             page = claim_page(self.env.srcdir, row["id"])
             text = f"[{clause(row)}]({page}.md)" if page in self.env.found_docs else clause(row)
             cells = [self.text(row["id"]), self.text(text)]
-            cells += [[badge(one.verdict(row["id"]))] for one in experiments]
+            cells += [[_label(one), badge(one.verdict(row["id"]))] for one in experiments]
             body += nodes.row("", *map(_entry, cells))
         group += [head, body]
         table = nodes.table("", group, classes=["scorecard"])
         self.set_source_info(table)
         return [table]
+
+
+def _label(experiment: Experiment) -> nodes.inline:
+    """What the head of the column says, for pages too narrow for columns."""
+    text = f"{experiment.title}: "
+    return nodes.inline(text, text, classes=["card-label"])
 
 
 def _entry(content: list[nodes.Node]) -> nodes.entry:
