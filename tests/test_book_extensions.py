@@ -677,11 +677,11 @@ def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder:
     page, warnings = build(folder, "```{trials} cifar10_recipe base\n```\n")
     assert warnings == ""
     by_name = cells(page)
-    assert by_name["base"] == ["the recipe", "6", "1,234", "80.0", ""]
-    assert by_name["sgd"][-3:] == ["", "75.0", "-5.0"]
+    assert by_name["base"] == ["the recipe", "80.0", "", "6", "1,234"]
+    assert by_name["sgd"][1:] == ["75.0", "-5.0", "6", ""]
     assert "smoothing 02" not in by_name
-    waiting = page[page.index("Not run yet: ") :]
-    assert "smoothing 02 (label smoothing 0.2); " in waiting[: waiting.index("</p>")]
+    waiting = page[page.index("not run yet</summary>") : page.index("</details>")]
+    assert "<p>smoothing 02 (label smoothing 0.2)</p>" in waiting
 
 
 def test_runs_that_are_finished_are_listed_beside_how_many_there_are_to_be(folder: Path) -> None:

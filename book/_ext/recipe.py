@@ -4,8 +4,8 @@
     ```
 
 An experiment in which every family is the recipe with one change, and the family that is the recipe
-itself: what was changed, what it cost, what it gave. A row per family; those that have not been
-run are listed below.
+itself: what was changed, what it gave, what it cost. A row per family; those that have not been
+run are listed below, folded.
 
     ```{runs} cifar10
     ```
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Runs", "Trials", "setup"]
 
 _RUNS = ("Family", "Runs", "Test accuracy, %", "Training, last epoch, %", "Training, min")
-_HEADS = ("Trial", "Change", "Epochs", "Training, s", "Held out, %", "Against the recipe, points")
+_HEADS = ("Trial", "Change", "Held out, %", "Against the recipe, points", "Epochs", "Training, s")
 
 
 class _TrainingTable(ResultsDirective):
@@ -132,22 +132,30 @@ class Trials(_TrainingTable):
                 [
                     FAMILY_LABELS[family],
                     change,
-                    str(recipe["epochs"]),
-                    "" if seconds is None else f"{seconds:,.0f}",
                     show_percent(accuracy).value,
                     against,
+                    str(recipe["epochs"]),
+                    "" if seconds is None else f"{seconds:,.0f}",
                 ]
             )
         shown: list[nodes.Node] = []
         if rows:
-            shown.append(_table(f"Trials of {experiment}", _HEADS, (16, 34, 8, 12, 12, 18), rows))
+            shown.append(_table(f"Trials of {experiment}", _HEADS, (16, 34, 12, 18, 8, 12), rows))
         if waiting:
-            shown.append(nodes.paragraph("", f"Not run yet: {'; '.join(waiting)}."))
+            shown += _folded(f"{len(waiting)} not run yet", waiting)
         return shown
 
 
 def _settings(training: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training.items())
+
+
+def _folded(summary: str, items: Sequence[str]) -> list[nodes.Node]:
+    opened = f"<details><summary>{summary}</summary>"
+    listed = nodes.bullet_list(
+        "", *(nodes.list_item("", nodes.paragraph("", item)) for item in items)
+    )
+    return [nodes.raw("", opened, format="html"), listed, nodes.raw("", "</details>", format="html")]
 
 
 def _table(
