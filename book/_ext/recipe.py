@@ -155,7 +155,11 @@ def _folded(summary: str, items: Sequence[str]) -> list[nodes.Node]:
     listed = nodes.bullet_list(
         "", *(nodes.list_item("", nodes.paragraph("", item)) for item in items)
     )
-    return [nodes.raw("", opened, format="html"), listed, nodes.raw("", "</details>", format="html")]
+    return [
+        nodes.raw("", opened, format="html"),
+        listed,
+        nodes.raw("", "</details>", format="html"),
+    ]
 
 
 def _table(
