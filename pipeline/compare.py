@@ -3,19 +3,21 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.provenance import FILE
+from pipeline.params import ROOT
+from pipeline.provenance import FILE, git
 
-__all__ = ["Comparison", "Difference", "compare_results", "markdown"]
+__all__ = ["NO_RESULTS", "Comparison", "Difference", "compare_results", "ignored", "markdown"]
 
-# Beside the results of a folder, but none themselves
-_NO_RESULTS = {FILE, "dvc.yaml", "dvc.lock", ".gitignore"}
+NO_RESULTS = frozenset({FILE, "dvc.yaml", "dvc.lock", ".gitignore"})
+"""Names of files that stand beside the results of an experiment and are none themselves."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,22 @@ class Comparison:
         return [difference for difference in self.differences if difference.is_verdict]
 
 
-def compare_results(published: Path, here: Path) -> Comparison:
+def ignored(folder: Path, root: Path = ROOT) -> set[str]:
+    """The files of a folder that git leaves out, relative to it: they are published nowhere.
+
+    Args:
+        folder: in the repository.
+        root: the repository; without git nothing is left out.
+    """
+    options = ("--others", "--ignored", "--exclude-standard", "-z")
+    listing = git("ls-files", *options, "--", str(folder), root=root) or ""
+    paths = (root / name for name in listing.split("\0") if name)
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+def compare_results(
+    published: Path, here: Path, left_out: Collection[str] = frozenset()
+) -> Comparison:
     """Compares the files of two folders, and the values of those that differ.
 
     Values of JSON and CSV files are compared one by one, tensors of weights by their relative
@@ -75,13 +92,14 @@ def compare_results(published: Path, here: Path) -> Comparison:
     Args:
         published: results of an experiment.
         here: the same results from another run.
+        left_out: files that are not compared, relative to the folders, as :func:`ignored` says.
 
     Returns:
         The comparison; verdicts come first, then the largest relative differences.
     """
     result = Comparison()
     names = {name for folder in (published, here) for name in _names(folder)}
-    for name in sorted(names):
+    for name in sorted(names.difference(left_out)):
         result.files += 1
         paths = (published / name, here / name)
         if not all(path.is_file() for path in paths):
@@ -124,7 +142,7 @@ def markdown(comparison: Comparison, limit: int = 40) -> str:
 
 def _names(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
-        if path.is_file() and path.name not in _NO_RESULTS and "__pycache__" not in path.parts:
+        if path.is_file() and path.name not in NO_RESULTS and "__pycache__" not in path.parts:
             yield path.relative_to(folder).as_posix()
 
 
@@ -143,7 +161,7 @@ def _file_differences(name: str, *paths: Path) -> list[Difference]:
             ]
         elif paths[0].suffix == ".safetensors":
             differences = _tensor_differences(name, *paths)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         differences = [Difference(name, "", "", f"cannot be read: {error}")]
     # Of weights that are equal, the description beside them differs.
     whole = "metadata" if paths[0].suffix == ".safetensors" else ""

@@ -1,5 +1,8 @@
 """Writes the pipelines: ``python -m pipeline.stages``; ``--check`` only compares.
 
+A pipeline that is left of an experiment which is not there any more, or which has become the
+default one, is removed.
+
 Each experiment of ``params.yaml`` has a pipeline of its own, made from the declarations there and
 in :mod:`pipeline.questions`. That of the default experiment is ``dvc.yaml``, so that ``dvc repro``
 runs it; that of another is ``results/<experiment>/dvc.yaml``, which ``dvc repro`` takes as an
@@ -20,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.claims import load_claims
 from pipeline.params import ROOT, Experiment, Params, ParamsError, load_params
 from pipeline.questions import QUESTIONS
 
@@ -65,11 +69,15 @@ def pipeline_file(experiment: str, default: str) -> Path:
 
 
 def pipeline_text(experiment: str, params: Params) -> str:
-    """The pipeline of an experiment, as text of its ``dvc.yaml``."""
+    """The pipeline of an experiment, as text of its ``dvc.yaml``.
+
+    Raises:
+        ParamsError: if ``claims.yaml`` is not valid.
+    """
     file = pipeline_file(experiment, params.default)
     section = params.section(experiment)
     up = "/".join([".."] * len(file.parent.parts))
-    stages = _stages(experiment, section)
+    stages = _stages(experiment, section, _benchmarks(experiment, params))
     if up:
         stages = {name: {"wdir": up, **stage} for name, stage in stages.items()}
     content: dict[str, Any] = {"stages": stages}
@@ -85,7 +93,17 @@ def pipeline_text(experiment: str, params: Params) -> str:
     return _HEADER.format(argument=argument) + text
 
 
-def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
+def _benchmarks(experiment: str, params: Params) -> list[str]:
+    """The results of benchmarks by which claims are judged."""
+    claims = load_claims(experiment, params).values()
+    metrics = [condition.metric.split(".") for claim in claims for condition in claim.conditions]
+    files = {parts[1:3] for parts in map(tuple, metrics) if parts[0] == "benchmarks"}
+    return [f"results/benchmarks/{folder}/{name}.json" for folder, name in sorted(files)]
+
+
+def _stages(
+    experiment: str, section: Experiment, benchmarks: list[str]
+) -> dict[str, dict[str, Any]]:
     results = f"results/{experiment}"
     run, to = "python -m pipeline.run", f"--experiment {experiment}"
     family, seed = "${item.family}", "${item.seed}"
@@ -100,6 +118,7 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
         "rehearsal": {
             "matrix": {"family": list(section.models)},
             "cmd": f"python -m pipeline.rehearsal {to} --family {family}",
+            # Copies: YAML would write the same list as a name and references to it.
             "params": list(recipe),
             "deps": [
                 *TRAINING_CODE,
@@ -156,7 +175,7 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
     stages |= {name: _question(experiment, name) for name in special}
     stages["claims"] = {
         "cmd": f"{run} claims {to}",
-        "params": [f"{experiment}.bounds"] if section.bounds else [],
+        **({"params": [f"{experiment}.bounds"]} if section.bounds else {}),
         "deps": [
             "claims.yaml",
             "notebooks/claims.ipynb",
@@ -166,12 +185,10 @@ def _stages(experiment: str, section: Experiment) -> dict[str, dict[str, Any]]:
                 for name in section.questions
                 if QUESTIONS[name].claims
             ),
-            "results/benchmarks",
+            *benchmarks,
         ],
         "outs": [_uncached(f"{results}/claims")],
     }
-    if not section.bounds:
-        del stages["claims"]["params"]
     return stages
 
 
@@ -224,13 +241,23 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     options = parser.parse_args(arguments)
     try:
         params = load_params(root / "params.yaml")
+        files = {
+            root / pipeline_file(experiment, params.default): pipeline_text(experiment, params)
+            for experiment in params.sections
+        }
     except ParamsError as error:
         print(error, file=sys.stderr)
         return 1
     status = 0
-    for experiment in params.sections:
-        path = root / pipeline_file(experiment, params.default)
-        text = pipeline_text(experiment, params)
+    # Two pipelines with the same outputs, of which one is left over, and DVC reads none at all.
+    for path in sorted(set(root.glob("results/*/dvc.yaml")) - set(files)):
+        if options.check:
+            print(f"{path.relative_to(root)} is of no experiment", file=sys.stderr)
+            status = 1
+        else:
+            path.unlink()
+            print(f"{path.relative_to(root)}: removed, as no experiment's pipeline is there")
+    for path, text in files.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if options.check:

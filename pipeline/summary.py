@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.compare import NO_RESULTS, ignored
 from pipeline.params import ROOT, ParamsError, load_params
-from pipeline.provenance import FILE, git
+from pipeline.provenance import git
 
 __all__ = ["begin", "main", "summary"]
 
@@ -33,9 +34,9 @@ def summary(experiment: str, root: Path = ROOT) -> str:
     """
     folder = root / "results" / experiment
     since = (root / _MARK).stat().st_mtime if (root / _MARK).is_file() else float("inf")
-    # What is not made by a stage, and the records of runs, which a rerun may change
-    own = {"dvc.yaml", "dvc.lock", ".gitignore", FILE}
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in own]
+    unpublished = {folder / name for name in ignored(folder, root)}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in NO_RESULTS]
+    files = [path for path in files if path not in unpublished]
     anew = {path.relative_to(root).as_posix() for path in files if path.stat().st_mtime >= since}
     done = f"{len(anew)} computed anew" if anew else "all up to date, nothing computed"
     start = f"Results of {experiment}: {len(files)} files, {done}"
@@ -45,7 +46,7 @@ def summary(experiment: str, root: Path = ROOT) -> str:
     if listing is None:
         return f"{start}. Without a git repository nothing tells whether they are as published."
     changed = {entry[3:] for entry in listing.split("\0")}
-    changed = {name for name in changed if name and Path(name).name not in own}
+    changed = {name for name in changed if name and Path(name).name not in NO_RESULTS}
     if not changed:
         return f"{start}. All equal the published ones, byte for byte."
     equal = len(files) - sum((root / name).is_file() for name in changed)

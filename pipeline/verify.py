@@ -19,17 +19,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.compare import Comparison, compare_results, markdown
+from pipeline.compare import Comparison, compare_results, ignored, markdown
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.provenance import git
 
 __all__ = ["IDENTICAL", "NOT_RUN", "NUMBERS", "VERDICTS", "against", "copy_repository", "main"]
 
-# Exit statuses
-IDENTICAL, NUMBERS, VERDICTS, NOT_RUN = 0, 1, 2, 3
+# Exit statuses; Python's own for an error is 1, and argparse's for a wrong option 2.
+IDENTICAL, NOT_RUN, NUMBERS, VERDICTS = 0, 1, 3, 4
 
-# Not part of a copy where there is no git that says what is
-_LEFT_OUT = (".git", ".venv", ".venvs", "data", "checkpoints", "scratch", "_build", "__pycache__")
+# Not part of a copy where there is no git that says what is: at the top, and anywhere
+_LEFT_OUT = {".git", ".venv", ".venvs", "data", "checkpoints", "scratch"}
+_LEFT_OUT_ANYWHERE = {"_build", "__pycache__"}
 
 
 def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
@@ -53,7 +54,7 @@ def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
     command = [sys.executable, "-m", "pipeline.repro", experiment]
     if subprocess.run(command, cwd=copy, env=_environment(root, copy)).returncode != 0:
         raise RuntimeError(f"{' '.join(command[1:])} failed, see above")
-    return compare_results(published, results)
+    return compare_results(published, results, left_out=ignored(results, copy))
 
 
 def copy_repository(root: Path, copy: Path) -> None:
@@ -63,7 +64,12 @@ def copy_repository(root: Path, copy: Path) -> None:
         RuntimeError: if the clone fails.
     """
     if git("rev-parse", "HEAD", root=root) is None:
-        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+
+        def left_out(folder: str, names: list[str]) -> set[str]:
+            own = _LEFT_OUT if Path(folder) == root else set()
+            return (own | _LEFT_OUT_ANYWHERE) & set(names)
+
+        shutil.copytree(root, copy, ignore=left_out)
         return
     clone = ["git", "clone", "--quiet", "--local", str(root), str(copy)]
     answer = subprocess.run(clone, capture_output=True, text=True)
@@ -93,7 +99,10 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
             archive.extractall(folder, filter="data")
         old, new = Path(folder, "results"), root / "results"
         names = {path.name for tree in (old, new) for path in tree.iterdir() if path.is_dir()}
-        compared = {name: compare_results(old / name, new / name) for name in sorted(names)}
+        compared = {
+            name: compare_results(old / name, new / name, left_out=ignored(new / name, root))
+            for name in sorted(names)
+        }
         # Of an experiment that nobody has run there is a pipeline and no more.
         return {name: comparison for name, comparison in compared.items() if comparison.files}
 
@@ -119,7 +128,7 @@ def _status(comparisons: Sequence[Comparison]) -> int:
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Command line of the module; returns the exit status.
 
-    0 if all is identical, 1 if files or numbers differ, 2 if a verdict does, 3 if the comparison
+    0 if all is identical, 3 if files or numbers differ, 4 if a verdict does, 1 if the comparison
     could not be made.
     """
     parser = argparse.ArgumentParser(prog="python -m pipeline.verify")

@@ -145,6 +145,26 @@ def test_the_files_are_up_to_date_and_the_default_one_is_short(tmp_path, capsys)
         assert (tmp_path / file).read_text() == (ROOT / file).read_text()
 
 
+def test_a_pipeline_that_is_left_over_is_removed(tmp_path, capsys):
+    """After a change of ``default`` DVC would find every output in two pipelines, and stop."""
+    params = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(params)
+    main([], tmp_path)
+    left_over = tmp_path / "results" / "cifar10" / "dvc.yaml"
+    (tmp_path / "params.yaml").write_text(params.replace("default: digits", "default: cifar10"))
+    assert left_over.is_file()
+    assert main(["--check"], tmp_path) == 1
+    assert "results/cifar10/dvc.yaml is of no experiment" in capsys.readouterr().err
+    assert main([], tmp_path) == 0
+    assert not left_over.exists()
+    assert main(["--check"], tmp_path) == 0
+
+
+def test_claims_depend_on_the_benchmarks_that_they_are_judged_by_and_no_others():
+    (file,) = [dep for dep in stages("digits")["claims"]["deps"] if "benchmarks" in dep]
+    assert file == "results/benchmarks/cpu-1-threads/against_revnet.json"
+
+
 def test_dvc_reads_the_pipelines():
     from dvc.repo import Repo
 

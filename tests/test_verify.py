@@ -86,6 +86,12 @@ def test_a_stage_that_fails_is_no_difference(repository, capfd):
     assert "pipeline.repro digits failed" in capfd.readouterr().err
 
 
+def test_an_error_of_python_or_of_the_options_is_no_result(repository):
+    """Python ends with 1 after an uncaught error, argparse with 2 after a wrong option."""
+    assert NOT_RUN == 1
+    assert not {1, 2}.intersection({IDENTICAL, NUMBERS, VERDICTS})
+
+
 def test_an_unknown_experiment_is_named(repository, capfd):
     assert main(["--experiment", "mnist"], repository) == NOT_RUN
     assert "mnist" in capfd.readouterr().err
@@ -100,13 +106,27 @@ def test_the_copy_can_be_kept(repository, tmp_path, capfd):
 
 def test_without_git_the_files_are_copied(repository, tmp_path):
     (repository / ".git").rename(tmp_path / "away")
-    (repository / ".venv").mkdir()
+    for name in (".venv", "data", "irevnet/data", "results/digits/data", "irevnet/__pycache__"):
+        (repository / name).mkdir(parents=True)
+        (repository / name / "file").touch()
     copy_repository(repository, tmp_path / "copy")
+    # Only at the top is `data` the folder of images.
+    assert (tmp_path / "copy/irevnet/data/file").is_file()
+    assert (tmp_path / "copy/results/digits/data/file").is_file()
+    assert not (tmp_path / "copy/irevnet/__pycache__").exists()
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == [
+        "irevnet",
         "pipeline",
         "results",
         "settings",
     ]
+
+
+def test_files_that_git_ignores_are_not_compared(repository, capfd):
+    """Weights that are published nowhere, as those of the trials of a recipe."""
+    (repository / ".gitignore").write_text("weights.safetensors\n")
+    (repository / "results/digits/weights.safetensors").write_bytes(b"of no commit")
+    assert main(["--against", "HEAD"], repository) == IDENTICAL
 
 
 def test_results_are_compared_with_those_of_a_commit(repository, capfd):
