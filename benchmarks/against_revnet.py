@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import Run, make_parser
+from benchmarks.command import Run, make_parser, positive
 from benchmarks.measure import estimate, ratios
 from benchmarks.steps import Mode, trainer
 from irevnet import create_model
@@ -74,7 +74,7 @@ def measure(pairs: dict[str, Any], rounds: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("against_revnet")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     chosen = parser.parse_args(arguments)
     run = Run("against_revnet", arguments, chosen)
     return run.save(measure(*((_TINY, 1) if chosen.quick else (PAIRS, chosen.rounds))))

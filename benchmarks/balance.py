@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from benchmarks.command import Run, as_trainings_run, make_parser
+from benchmarks.command import Run, as_trainings_run, make_parser, positive
 from benchmarks.measure import estimate, ratios
 from benchmarks.variants import build
 from irevnet.analysis.memory import saved_bytes
@@ -126,7 +126,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("balance")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     chosen = parser.parse_args(arguments)
     run = Run("balance", arguments, chosen)
     sizes = ((2, 1, 1), 2, 1) if chosen.quick else ((18, 18, 18), 32, chosen.rounds)

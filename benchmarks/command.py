@@ -4,18 +4,26 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.memory_and_speed import slug
-from benchmarks.provenance import ROOT, describe_run, public_command
+from benchmarks.provenance import ROOT, Origin, public_command, slug
 
-__all__ = ["Run", "as_trainings_run", "make_parser"]
+__all__ = ["Run", "as_trainings_run", "make_parser", "positive"]
+
+
+def positive(text: str) -> int:
+    """A number of things on the command line, of which there must be one.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is not a whole number from 1 on.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def as_trainings_run(module: str) -> None:
@@ -42,7 +50,7 @@ def make_parser(module: str, threads: int | None = 1) -> argparse.ArgumentParser
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
     default = "torch's choice" if threads is None else threads
-    parser.add_argument("--threads", type=int, default=threads, help=f"of the CPU; {default}")
+    parser.add_argument("--threads", type=positive, default=threads, help=f"of the CPU; {default}")
     parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     return parser
@@ -70,16 +78,17 @@ class Run:
     ) -> None:
         if chosen.threads:
             torch.set_num_threads(chosen.threads)
-        root = Path("scratch") if chosen.quick else ROOT / "results"
+        root = ROOT / ("scratch" if chosen.quick else "results")
         self.output: Path = chosen.output or root / "benchmarks" / slug(torch.device(device))
         self._module = module
-        self._command = public_command(module, sys.argv[1:] if arguments is None else arguments)
-        self._started, self._clock = datetime.now(UTC), time.perf_counter()
+        given = sys.argv[1:] if arguments is None else arguments
+        self._origin = Origin(public_command(module, given))
 
     def save(self, results: dict[str, Any]) -> Path:
         """Writes the results with their provenance; returns the file."""
-        provenance = describe_run(self._command, self._started, time.perf_counter() - self._clock)
         self.output.mkdir(parents=True, exist_ok=True)
         path = self.output / f"{self._module}.json"
-        path.write_text(json.dumps({"provenance": provenance, **results}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"provenance": self._origin.describe(), **results}, indent=1) + "\n"
+        )
         return path

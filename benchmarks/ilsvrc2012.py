@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.command import Run, make_parser
+from benchmarks.command import Run, make_parser, positive
 from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.data.folders import FolderImages
@@ -86,10 +86,11 @@ def prepare(
     params = yaml.safe_load(path.read_text())
     section = params[EXPERIMENT]
     folder = root / section["data"]["root"]
-    for source in sorted(photographs.iterdir()):
-        (folder / "val" / source.name).mkdir(parents=True)
-        for image in sorted(source.iterdir())[:per_class]:
-            (folder / "val" / source.name / image.name).symlink_to(image.resolve())
+    source = FolderImages(photographs, size, workers=0)
+    for label, name in enumerate(source.classes):
+        (folder / "val" / name).mkdir(parents=True)
+        for image in [path for path, own in source.files if own == label][:per_class]:
+            (folder / "val" / name / image.name).symlink_to(image.resolve())
     images = FolderImages(folder / "val", size, workers=0)
 
     model = section["models"]["irevnet_bijective"]
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--photographs", type=Path, required=True, help="class folders of images: .../val"
     )
-    parser.add_argument("--per-class", type=int, default=12, help="images of each; 12")
+    parser.add_argument("--per-class", type=positive, default=12, help="images of each; 12")
     chosen = parser.parse_args(arguments)
     if not chosen.photographs.is_dir():
         parser.error(f"--photographs: there is no folder {chosen.photographs}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import Run, make_parser
+from benchmarks.command import Run, make_parser, positive
 from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.data import load_digits
@@ -85,17 +85,21 @@ def measure(processes: int, kills: int, epochs: int, longest: float, seed: int) 
         while len(delays) < kills:
             (killed / "begun").unlink(missing_ok=True)
             training = _start(killed, processes, epochs)
-            while not (killed / "begun").exists():
+            try:
+                while not (killed / "begun").exists():
+                    if training.poll() is not None:
+                        raise RuntimeError(f"training failed:\n{training.communicate()[0]}")
+                    time.sleep(0.01)
+                delays.append(moments.uniform(0, longest))
+                time.sleep(delays[-1])
                 if training.poll() is not None:
-                    raise RuntimeError(f"training failed:\n{training.communicate()[0]}")
-                time.sleep(0.01)
-            delays.append(moments.uniform(0, longest))
-            time.sleep(delays[-1])
-            if training.poll() is not None:
-                raise RuntimeError(f"it was over after {len(delays) - 1} kills: more epochs")
-            os.killpg(training.pid, signal.SIGKILL)
+                    raise RuntimeError(f"it was over after {len(delays) - 1} kills: more epochs")
+            finally:
+                # In a session of its own it would outlive an interruption of this one.
+                if training.poll() is None:
+                    os.killpg(training.pid, signal.SIGKILL)
             training.communicate()
-            in_between += (killed / "checkpoint.unfinished").exists()
+            in_between += any(killed.glob("checkpoint.new*"))
         _finish(killed, processes, epochs)
         equal = (whole / "weights").read_text() == (killed / "weights").read_text()
     return {
@@ -133,8 +137,8 @@ def _start(folder: Path, processes: int, epochs: int) -> subprocess.Popen[str]:
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("interruptions")
-    parser.add_argument("--kills", type=int, default=20, help="of each training; 20")
-    parser.add_argument("--epochs", type=int, default=250, help="of each training; 250")
+    parser.add_argument("--kills", type=positive, default=20, help="of each training; 20")
+    parser.add_argument("--epochs", type=positive, default=250, help="of each training; 250")
     parser.add_argument("--worker", type=Path, help="train into this folder, and no more")
     chosen = parser.parse_args(arguments)
     if chosen.worker is not None:

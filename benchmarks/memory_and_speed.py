@@ -8,26 +8,25 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import shutil
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command import positive
 from benchmarks.memory import capacity
-from benchmarks.provenance import ROOT, describe_run, public_command
+from benchmarks.provenance import ROOT, Origin, public_command, slug
 from benchmarks.sections import SECTIONS
 from benchmarks.settings import Settings
 from benchmarks.targets import targets
 from benchmarks.variants import unavailable
 
-__all__ = ["FILE", "main", "measure", "slug"]
+__all__ = ["FILE", "main", "measure"]
 
 FILE = "memory_and_speed.json"
 
@@ -38,25 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument("--threads", type=positive, help="of the CPU; default: torch's choice")
     parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
     parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
     parser.add_argument(
-        "--only", nargs="+", choices=list(SECTIONS), help="sections, to look at; default: all"
+        "--only", nargs="+", choices=list(SECTIONS), help="sections, into scratch/; default: all"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--no-compile", action="store_true", help="try no compiled F")
     chosen = parser.parse_args(arguments)
+    if "capacity" in (chosen.only or ()) and "memory" not in chosen.only:
+        parser.error("--only: capacity is made from what memory measures, name both")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     device = torch.device(chosen.device)
     data = chosen.data or Path(os.environ.get("IREVNET_DATA", "data"))
     settings = settings_for(device, data, quick=chosen.quick, compiling=not chosen.no_compile)
     quick = "-quick" if chosen.quick else ""
-    output = chosen.output or (
-        Path("scratch") if chosen.quick else ROOT / "results"
-    ) / "benchmarks" / (slug(device) + quick)
-    measure(settings, output, chosen.only or list(SECTIONS))
+    # Results in part would take the place of whole ones, which the book reads.
+    root = ROOT / ("scratch" if chosen.quick or chosen.only else "results")
+    output = chosen.output or root / "benchmarks" / (slug(device) + quick)
+    given = sys.argv[1:] if arguments is None else arguments
+    measure(settings, output, chosen.only or list(SECTIONS), given)
     return output
 
 
@@ -90,26 +92,21 @@ def settings_for(device: torch.device, data: Path, *, quick: bool, compiling: bo
     return settings
 
 
-def slug(device: torch.device) -> str:
-    """A folder's name for a device: ``cuda-`` and its model, or ``cpu-`` and its threads."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device).lower()
-        return "cuda-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-    return f"{device.type}-{torch.get_num_threads()}-threads"
-
-
-def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str, Any]:
+def measure(
+    settings: Settings, output: Path, names: Sequence[str], arguments: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs sections and writes JSON and figures, anew after every step.
 
     Args:
         settings: sizes of the run.
         output: folder to write to.
         names: keys of :data:`benchmarks.sections.SECTIONS`.
+        arguments: of the command line, for the record.
 
     Returns:
         What the JSON file holds.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    origin = Origin(public_command("memory_and_speed", arguments))
     output.mkdir(parents=True, exist_ok=True)
     left_out = unavailable()
     if settings.compile and not _can_compile(settings.device):
@@ -128,10 +125,9 @@ def measure(settings: Settings, output: Path, names: Sequence[str]) -> dict[str,
         "targets": [],
         "sections": results,
     }
-    command = public_command("memory_and_speed", sys.argv[1:])
 
     def save() -> None:
-        record["provenance"] = describe_run(command, started, time.perf_counter() - clock)
+        record["provenance"] = origin.describe()
         record["load_average"]["after"] = _load()
         record["targets"] = targets(results)
         partial = output / f".{FILE}"

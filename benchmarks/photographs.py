@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.command import Run, make_parser
+from benchmarks.command import Run, make_parser, positive
 from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.analysis.inversion import Reconstruction
@@ -142,7 +142,7 @@ def _training_bytes(name: str, side: int, options: dict[str, Any]) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("photographs")
-    parser.add_argument("--images", type=int, default=6, help="crops")
+    parser.add_argument("--images", type=positive, default=6, help="crops")
     parser.add_argument("--invert", type=Path, nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.invert:

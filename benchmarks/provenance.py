@@ -3,41 +3,63 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
+import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "describe_run", "public_command"]
+import torch
+
+__all__ = ["ROOT", "Origin", "public_command", "slug"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _PACKAGES = ("torch", "torchvision", "numpy", "memcnn")
+# What benchmarks run or read.
+_CODE = ("benchmarks", "irevnet", "notebooks", "pipeline", "claims.yaml", "params.yaml")
 
 
-def describe_run(command: str, started: datetime, seconds: float) -> dict[str, Any]:
-    """The same facts as in the ``provenance.json`` files of the pipeline.
+class Origin:
+    """Where the results of a run come from, as far as it can be said when the run begins.
+
+    A commit that is made while it runs is not what it ran.
 
     Args:
-        command: that made the results.
-        started: when, in UTC.
-        seconds: how long it took so far.
+        command: that makes the results.
     """
-    commit = _answer("git", "rev-parse", "HEAD")
-    changes = _answer("git", "status", "--porcelain", "--", "irevnet", "benchmarks")
-    return {
-        "command": command,
-        "commit": commit,
-        "uncommitted_changes": None if commit is None else bool(changes),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "processor": _processor(),
-        "gpu": _gpu(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "malloc": os.environ.get("GLIBC_TUNABLES", "as it comes"),
-        "versions": {"python": platform.python_version(), **_versions()},
-    }
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._commit = _answer("git", "rev-parse", "HEAD")
+        changes = _answer("git", "status", "--porcelain", "--", *_CODE)
+        self._changed = None if self._commit is None else bool(changes)
+        self._started, self._clock = datetime.now(UTC), time.perf_counter()
+
+    def describe(self) -> dict[str, Any]:
+        """The same facts as in the ``provenance.json`` files of the pipeline, seconds until now."""
+        return {
+            "command": self._command,
+            "commit": self._commit,
+            "uncommitted_changes": self._changed,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._clock, 1),
+            "processor": _processor(),
+            "gpu": _gpu(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "malloc": os.environ.get("GLIBC_TUNABLES", "as it comes"),
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+
+
+def slug(device: torch.device) -> str:
+    """A folder's name for a device: ``cuda-`` and its model, or ``cpu-`` and its threads."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).lower()
+        return "cuda-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    return f"{device.type}-{torch.get_num_threads()}-threads"
 
 
 def public_command(module: str, arguments: Sequence[str]) -> str:

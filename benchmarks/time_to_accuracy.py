@@ -15,15 +15,14 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from benchmarks.memory_and_speed import slug
-from benchmarks.provenance import ROOT, describe_run, public_command
+from benchmarks.command import positive
+from benchmarks.provenance import ROOT, Origin, public_command, slug
 from irevnet import create_model
 from irevnet.data import ImageData, load_data
 from irevnet.training import Trainer, TrainingConfig, evaluate
@@ -58,7 +57,7 @@ def measure(
     """
     settings = experiment["models"][family]
     arguments = model_arguments(settings["name"], **settings.get("overrides", {}))
-    config = TrainingConfig(**experiment["training"])
+    config = TrainingConfig(**{**experiment["training"], **settings.get("training", {})})
     data = data.to(device)
     torch.manual_seed(seed)
     model = create_model(settings["name"], **arguments)
@@ -92,7 +91,7 @@ def measure(
     if weights is not None:
         metadata = {"model": settings["name"], "overrides": arguments, "seed": seed}
         metrics = {"test_accuracy": test[0].accuracy}
-        path = weights / f"{settings['name']}-{seed}.safetensors"
+        path = weights / f"{family}-{seed}.safetensors"
         save_weights(model, path, metadata | {"family": family, "metrics": metrics}, dtype)
     return results
 
@@ -144,12 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--families", nargs="+", default=["irevnet"], help="of its models; default: irevnet"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="how many; default: 5")
-    parser.add_argument("--epochs", type=int, help="in place of the experiment's")
+    parser.add_argument("--seeds", type=positive, default=5, help="how many; default: 5")
+    parser.add_argument("--epochs", type=positive, help="in place of the experiment's")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument("--threads", type=positive, help="of the CPU; default: torch's choice")
     parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
     parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
@@ -158,19 +157,20 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     experiment = sections.get(chosen.experiment)
     if not isinstance(experiment, dict) or "models" not in experiment:
         parser.error(f"--experiment must be a section of params.yaml, got {chosen.experiment!r}")
+    if "training" not in experiment:
+        parser.error(f"--experiment: nothing is trained in {chosen.experiment}")
+    if "judged_on" in experiment:
+        parser.error(f"--experiment: {chosen.experiment} is not judged on test images")
     unknown = sorted(set(chosen.families) - set(experiment["models"]))
     if unknown:
         parser.error(
             f"--families must be of {', '.join(experiment['models'])}, got {', '.join(unknown)}"
         )
-    for name in ("seeds", "epochs", "threads"):
-        value = getattr(chosen, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     if chosen.epochs:
-        experiment["training"]["epochs"] = chosen.epochs
+        for settings in (experiment, *experiment["models"].values()):
+            settings["training"] = {**settings.get("training", {}), "epochs": chosen.epochs}
     device = torch.device(chosen.device)
     root = chosen.data or Path(os.environ.get("IREVNET_DATA", ROOT / "data"))
     data = load_data(**{**experiment["data"], "root": root})
@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
-    started, clock = datetime.now(UTC), time.perf_counter()
-    command = public_command("time_to_accuracy", sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    origin = Origin(public_command("time_to_accuracy", given))
     runs = _finished(path, settings)
     done = {(run["family"], run["seed"]) for run in runs}
     # Seed by seed: whatever the time allows, all families have as many networks.
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             if (family, seed) in done:
                 continue
             run = measure(experiment, data, family, seed, device, chosen.weights)
-            run["provenance"] = describe_run(command, started, time.perf_counter() - clock)
+            run["provenance"] = origin.describe()
             runs.append(run)
             families = summary(runs)
             record = {

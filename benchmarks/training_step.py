@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import Run, make_parser
+from benchmarks.command import Run, make_parser, positive
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.provenance import ROOT
 from benchmarks.steps import Mode, trainer
@@ -130,8 +130,8 @@ def _steps(worker: _Worker) -> None:
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("training_step", threads=2)
-    parser.add_argument("--rounds", type=int, default=9, help="of two steps each; 9")
-    parser.add_argument("--batch-size", type=int, default=128, help="128")
+    parser.add_argument("--rounds", type=positive, default=9, help="of two steps each; 9")
+    parser.add_argument("--batch-size", type=positive, default=128, help="128")
     parser.add_argument("--worker", choices=_NETWORKS, help="take steps on demand, and no more")
     parser.add_argument(
         "--compiled", action="store_true", help="of the worker: compile the network"

@@ -314,6 +314,28 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
     assert not written["complete"]
 
 
+def test_sections_in_part_do_not_replace_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_and_speed, "ROOT", tmp_path)
+    monkeypatch.setattr(memory_and_speed, "settings_for", lambda *_, **__: TINY)
+    output = memory_and_speed.main(["--device", "cpu", "--only", "inverse"])
+    assert output.parent == tmp_path / "scratch" / "benchmarks"
+    written = json.loads((output / memory_and_speed.FILE).read_text())
+    assert written["provenance"]["command"].endswith("--device cpu --only inverse")
+
+
+@pytest.mark.parametrize(
+    ("main", "options", "message"),
+    [
+        (balance.main, ["--rounds", "0"], "--rounds: must be a whole number from 1 on, got '0'"),
+        (memory_and_speed.main, ["--only", "capacity"], "made from what memory measures"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_runs(main, options, message, capsys):
+    with pytest.raises(SystemExit):
+        main(options)
+    assert message in capsys.readouterr().err
+
+
 def test_the_command_is_recorded_without_folders():
     command = public_command("jacobian", ["--device", "cpu", "--data", "/a/b", "--quick"])
     assert command == "python -m benchmarks.jacobian --device cpu --quick"
@@ -367,7 +389,7 @@ class TestTimeToAccuracy:
             ("resnet", 1),
         ]
         for run in record["runs"]:
-            tensors, metadata = read_tensors(weights / f"{run['model']}-{run['seed']}.safetensors")
+            tensors, metadata = read_tensors(weights / f"{run['family']}-{run['seed']}.safetensors")
             model = irevnet.create_model(metadata["model"], **metadata["overrides"])
             load_weights(model, tensors, "weights")
             actual = evaluate(model, load_digits().test)
@@ -387,7 +409,9 @@ class TestTimeToAccuracy:
         [
             (("--experiment", "seeds"), "--experiment must be a section of params.yaml, got 'see"),
             (("--families", "vgg"), "--families must be of irevnet, .*, got vgg"),
-            (("--seeds", "0"), "--seeds must be at least 1, got 0"),
+            (("--seeds", "0"), "--seeds: must be a whole number from 1 on, got '0'"),
+            (("--experiment", "ilsvrc2012"), "nothing is trained in ilsvrc2012"),
+            (("--experiment", "cifar10_recipe"), "cifar10_recipe is not judged on test images"),
         ],
     )
     def test_errors(self, tmp_path, capsys, options, message):
