@@ -4,7 +4,6 @@
 from ``results/<experiment>/``. An experiment counts once one of its claims has been tested.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.files import read_json
 from pipeline.notation import show_bound, show_metric
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Budget",
     "Experiment",
     "budget_of",
+    "claims_of",
     "clause",
     "duration",
     "finding",
@@ -126,6 +127,14 @@ def load_experiments(root: Path) -> list[Experiment]:
     return sorted(experiments, key=lambda one: (-one.budget.seconds, one.name))
 
 
+def claims_of(experiments: Iterable[Experiment]) -> dict[str, dict[str, Any]]:
+    """The rows of all claims by id, in the words of the first experiment that has them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in (row for one in experiments for row in one.rows):
+        rows.setdefault(row["id"], row)
+    return rows
+
+
 def title(experiment: str, root: Path) -> str:
     """What the images of an experiment are called, such as ``"CIFAR-10"``; else its name."""
     params = root / "params.yaml"
@@ -227,8 +236,8 @@ def read_results(file: Path) -> dict[str, Any]:
         ValueError: if it cannot be read; the message names it.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        return read_json(file)
+    except OSError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 

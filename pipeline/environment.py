@@ -69,9 +69,12 @@ def ensure(root: Path, python: str) -> Path:
             environment = _replace(root, python, _current(root))
     project = _hash(root / "pyproject.toml")
     if _stamp(environment).get("project") != project:
-        command = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "."]
-        _pip(root, environment, command)
-        _write_stamp(environment, _stamp(environment) | {"project": project})
+        with _only_one(root):
+            # Another make may have done it meanwhile.
+            if _stamp(environment).get("project") != project:
+                options = ["--quiet", "--no-deps", "--no-build-isolation", "--editable"]
+                _pip(root, environment, ["install", *options, "."])
+                _write_stamp(environment, _stamp(environment) | {"project": project})
     return environment
 
 

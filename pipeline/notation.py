@@ -112,7 +112,7 @@ def show_bound(condition: dict[str, Any]) -> str:
     """The rule of a condition of ``claims.json``, its numbers in the unit of the metric."""
     return re.sub(
         r"(?<=at most |t least )\S+",
-        lambda number: _exact(_in_unit(condition.get("metric", ""), [float(number[0])])),
+        lambda number: _exact(condition.get("metric", ""), float(number[0])),
         condition["bound"],
     )
 
@@ -128,22 +128,24 @@ def plain(text: str) -> str:
     return text.replace(r"\ (", " (").replace(r"\text{ to }", "to").replace("  to  ", " to ")
 
 
-def _in_unit(metric: str, values: Sequence[float]) -> str:
+def _in_unit(metric: str, values: Sequence[float], digits: int | None = None) -> str:
+    """Values in the unit of a metric; ``digits`` in place of what suits measured ones."""
     if _DIFFERENCES.search(metric):
-        return show_points(values).on_one_line()
+        return show_points(values, digits or 2).on_one_line()
     if _SHARES.search(metric):
         # Nothing but all of them is 100%.
-        digits = 1
-        while round(values[0], digits + 2) == 1 != values[0] and digits < 6:
-            digits += 1
-        return show_percent(values, digits).on_one_line()
+        least = 1
+        while round(values[0], least + 2) == 1 != values[0] and least < 6:
+            least += 1
+        return show_percent(values, digits or least).on_one_line()
     if len(values) == 1 and 1 <= abs(values[0]) < 1e6 and float(values[0]).is_integer():
         return _minus(f"{int(values[0]):,}")
-    return show_number(values).on_one_line()
+    return show_number(values, digits or 3).on_one_line()
 
 
-def _exact(text: str) -> str:
-    """Without zeros that say how well a number is known: a bound is exact."""
+def _exact(metric: str, bound: float) -> str:
+    """A bound, which is exact: all its digits, and no zeros that say how well it is known."""
+    text = _in_unit(metric, [bound], digits=6)
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda match: match[1].rstrip("."), text, count=1)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.answer import (
     SYMBOLS,
     Experiment,
+    claims_of,
     clause,
     load_experiments,
     read_results,
@@ -58,15 +59,14 @@ def render_answer(root: Path) -> str:
 def render_scorecard(root: Path) -> str:
     """Markdown of a table: a claim in each row, a column for each experiment."""
     experiments = load_experiments(root)
-    claims = {row["id"]: clause(row) for one in experiments for row in reversed(one.rows)}
+    claims = claims_of(experiments)
     if not claims:
         return "No experiment has been run yet."
-    order = [row["id"] for row in max((one.rows for one in experiments), key=len)]
     heads = ["", "Claim", *(f"{one.title}, `{one.name}`" for one in experiments)]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for claim_id in sorted(claims, key=order.index):
+    for claim_id, row in claims.items():
         badges = (_badge(root, one, claim_id) for one in experiments)
-        lines.append(f"| {' | '.join([claim_id, _cell(claims[claim_id]), *badges])} |")
+        lines.append(f"| {' | '.join([claim_id, _cell(clause(row)), *badges])} |")
     return "\n".join([*lines, "", tested_on(experiments)])
 
 

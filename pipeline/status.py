@@ -40,7 +40,7 @@ class Run:
 
 
 def training_runs(experiment: str) -> list[Run]:
-    """Every run of an experiment, in the order in which they are trained.
+    """Every run of an experiment, in the order in which they are trained; none if none is.
 
     Raises:
         ParamsError: if there is no such experiment.
@@ -145,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("experiment", nargs="?", help="a section of params.yaml")
     chosen = parser.parse_args(arguments)
     try:
-        print(_describe(training_runs(chosen.experiment or load_params().default)))
+        experiment = chosen.experiment or load_params().default
+        runs = training_runs(experiment)
+        print(_describe(runs) if runs else f"nothing is trained in {experiment}")
     except ParamsError as error:
         sys.exit(str(error))
     return 0

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(experiment: str, family: str, seed: int, device: torch.device) -> None:
     section = load_params().section(experiment)
+    if section.training is None:
+        raise ParamsError(f"nothing is trained in {experiment}: its networks are converted")
     torch.set_num_threads(section.threads)
     config = TrainingConfig(**section.recipe(family))
     trainer = Trainer(

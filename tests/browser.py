@@ -4,12 +4,24 @@ import contextlib
 import http.client
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+from pipeline.pdf import BROWSERS
+
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+# Without a window, and without a network.
+OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+
+
+def dump_dom(page: Path, profile: Path) -> str:
+    """The HTML of a page after its scripts have run."""
+    assert CHROMIUM is not None
+    options = [*OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    command = [CHROMIUM, *options]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return answer.stdout
 
 
 class Browser:
@@ -19,15 +31,12 @@ class Browser:
         self.host = driver
         self.session = ""
         arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
+            *OPTIONS,
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
             "--no-first-run",
             "--disable-quic",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={profile}",
         ]
         options = {"binary": CHROMIUM, "args": arguments}

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
 from browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,13 +3,13 @@
 import importlib
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM
+
+from browser import CHROMIUM, dump_dom
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTENSION = ROOT / "book" / "_ext"
@@ -62,22 +62,7 @@ def test_the_browser_computes_the_same(by_hand, tmp_path, function, entry):
     moves = MOVES.replace("FUNCTION", function).replace("ENTRY", str(entry).lower())
     page = tmp_path / "page.html"
     page.write_text(f"{body}<script src='by_hand.js'></script>{moves}")
-    shown = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
+    shown = dump_dom(page, tmp_path / "profile")
 
     def values(name):
         part = re.split(r"data-values=", shown.split(f'data-values="{name}"')[1])[0]

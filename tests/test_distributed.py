@@ -5,12 +5,12 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-from networks import SMALL
 from torch import multiprocessing
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import irevnet
+from networks import SMALL
 
 NAME = "irevnet_digits_bijective"
 

@@ -179,7 +179,7 @@ def test_damaged_results_are_named(tmp_path, write, capsys):
     write([ROW])
     (tmp_path / "results/toy/inversion/provenance.json").write_text("{")
     assert main([], tmp_path) == 1
-    assert "provenance.json cannot be read" in capsys.readouterr().err
+    assert "provenance.json is damaged" in capsys.readouterr().err
     (tmp_path / "results/toy/inversion/provenance.json").unlink()
     assert main([], tmp_path) == 1
     assert "provenance.json cannot be read" in capsys.readouterr().err

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from networks import images, randomise
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -17,6 +16,7 @@ from irevnet.released import (
 )
 from irevnet.reversible.layers import OffsetFirst
 from irevnet.weights import load_weights, read_tensors, save_weights
+from networks import images, randomise
 
 
 def offset_first(x, factor):
@@ -347,6 +347,7 @@ class TestEntry:
     def test_the_order_is_theirs_and_it_is_undone(self, factor, channels):
         x = torch.rand(2, channels, 8, 12)
         entry = OffsetFirst(factor, channels)
+        assert torch.equal(entry(x), offset_first(x, factor))
         assert torch.equal(entry.inverse(entry(x)), x)
 
     def test_weights_that_need_it_do_not_load_without_it(self, tmp_path):

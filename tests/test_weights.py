@@ -5,7 +5,6 @@ import stat
 
 import pytest
 import torch
-from networks import IREVNETS, SMALL
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -18,6 +17,7 @@ from irevnet.weights import (
     save_weights,
     write_tensors,
 )
+from networks import IREVNETS, SMALL
 
 TENSORS = {
     "b": torch.arange(6.0).reshape(2, 3),

@@ -8,10 +8,17 @@ what was trained on what. All are made from the results by :mod:`pipeline.answer
 from typing import Any
 
 from docutils import nodes
-from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root
 from sphinx.application import Sphinx
 
-from pipeline.answer import Experiment, clause, load_experiments, sentence, tested_on
+from pipeline.answer import (
+    Experiment,
+    claims_of,
+    clause,
+    load_experiments,
+    sentence,
+    tested_on,
+)
+from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root
 
 __all__ = ["setup"]
 
@@ -78,13 +85,12 @@ class Scorecard(AnswerDirective):
         experiments = self.experiments
         if not experiments:
             return [nodes.paragraph("", NO_RESULTS)]
-        rows = max((one.rows for one in experiments), key=len)
         heads = ["Id", "Claim", *(f"{one.title}, `{one.name}`" for one in experiments)]
         group = nodes.tgroup(cols=len(heads))
         group += [nodes.colspec(colwidth=width) for width in (6, 50, *[20] * len(experiments))]
         head, body = nodes.thead(), nodes.tbody()
         head += nodes.row("", *(_entry(self.text(text)) for text in heads))
-        for row in rows:
+        for row in claims_of(experiments).values():
             page = claim_page(self.env.srcdir, row["id"])
             text = f"[{clause(row)}]({page}.md)" if page in self.env.found_docs else clause(row)
             cells = [self.text(row["id"]), self.text(text)]

@@ -23,13 +23,13 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined, TemplateError
-from results_directives import NO_RESULTS, root
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from pipeline.answer import budget_of, title
 from pipeline.notation import plain
 from results import MissingResultError
+from results_directives import NO_RESULTS, root
 
 __all__ = ["expand", "setup"]
 

@@ -31,8 +31,7 @@ class ParameterCounts(SphinxDirective):
 
         import irevnet
 
-        for path in Path(irevnet.__file__).parent.glob("*.py"):
-            self.env.note_dependency(str(path))
+        _note_code(self)
         rows = [["Network", "Kernels of F", "Counted here", "Table 1", "Agree"]]
         for entry in yaml.safe_load("\n".join(self.content)):
             name, quoted = entry.pop("model"), entry.pop("table")
@@ -60,8 +59,8 @@ class NetworkSizes(SphinxDirective):
         from pipeline.figures import FAMILY_LABELS
         from pipeline.params import ROOT, load_params
 
-        for path in (*Path(irevnet.__file__).parent.glob("*.py"), ROOT / "params.yaml"):
-            self.env.note_dependency(str(path))
+        _note_code(self)
+        self.env.note_dependency(str(ROOT / "params.yaml"))
         rows = [["", "in the zoo", "convolutions", "parameters", "multiply-adds of an image"]]
         for family, settings in load_params().sections[self.arguments[0]].models.items():
             with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -101,8 +100,7 @@ class Models(SphinxDirective):
                     accuracy = f"{100 * run['metrics']['test_accuracy']:.1f}%"
                     entry = f'`"{path.parent.parent.name}"` ({accuracy})'
                     trained.setdefault(run["model"], []).append(entry)
-        for path in Path(irevnet.__file__).parent.glob("*.py"):
-            self.env.note_dependency(str(path))
+        _note_code(self)
         rows = [
             ["name", "class", "input", "classes", "parameters", "`pretrained=` (test accuracy)"]
         ]
@@ -122,6 +120,19 @@ class Models(SphinxDirective):
                 ]
             )
         return _table(self, rows, "---rr-")
+
+
+def _code() -> list[Path]:
+    """What networks are made by."""
+    import irevnet
+
+    return sorted(Path(irevnet.__file__).parent.rglob("*.py"))
+
+
+def _note_code(directive: SphinxDirective) -> None:
+    """Has the page read again when the package has changed."""
+    for path in _code():
+        directive.env.note_dependency(str(path))
 
 
 def _table(directive: SphinxDirective, rows: list[list[str]], columns: str) -> list[nodes.Node]:
@@ -145,13 +156,14 @@ def _kernels(model: Any) -> str:  # noqa: ANN401
 def _draw_figures(app: Sphinx) -> None:
     script = Path(app.srcdir, "figures", "architecture.py")
     drawn = [script.with_name(f"{name}.svg") for name in ("block", "network")]
-    if all(path.exists() and path.stat().st_mtime >= script.stat().st_mtime for path in drawn):
+    newest = max(path.stat().st_mtime for path in (script, *_code()))
+    if all(path.exists() and path.stat().st_mtime >= newest for path in drawn):
         return
     subprocess.run([sys.executable, str(script)], check=True)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directives, and draws the figures that are older than their script."""
+    """Registers the directives, and draws the figures that are older than what they show."""
     app.add_directive("models", Models)
     app.add_directive("parameter-counts", ParameterCounts)
     app.add_directive("network-sizes", NetworkSizes)

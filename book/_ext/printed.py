@@ -6,8 +6,9 @@ a table as a table, from the results of the one device on which it was run.
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from results_directives import ResultsDirective
 from sphinx.application import Sphinx
+
+from results_directives import ResultsDirective
 
 __all__ = ["Printed", "setup"]
 
@@ -23,8 +24,11 @@ class Printed(ResultsDirective):
         records = [
             own["variation"] for own in self.tables["benchmarks"].values() if "variation" in own
         ]
-        if len(records) != 1 or name not in records[0]["printed"]:
-            return self.missing(f"printed: no variation has printed {name}")
+        if len(records) != 1:
+            return self.missing(f"printed: one variation.json is wanted, there are {len(records)}")
+        if name not in records[0]["printed"]:
+            there = ", ".join(records[0]["printed"])
+            return self.missing(f"printed: {name} is not one of {there}")
         command = nodes.literal_block("", records[0]["commands"][name], language="bash")
         output = records[0]["printed"][name]
         if output.startswith("|"):

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
-from results_directives import ResultsDirective
 from sphinx.application import Sphinx
 
 from results import show_percent
+from results_directives import ResultsDirective
 
 if TYPE_CHECKING:
     from pipeline.params import Experiment
@@ -71,6 +71,8 @@ class Runs(_TrainingTable):
             section = self.section(experiment)
         except ParamsError as error:
             return self.missing(f"runs: {error}")
+        if section.training is None:
+            return self.missing(f"runs: nothing is trained in {experiment}")
         rows = []
         for family in section.models:
             values = [

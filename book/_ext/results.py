@@ -10,7 +10,6 @@ results are in :mod:`results_directives` and :mod:`results_table`.
 
 import copy
 import hashlib
-import json
 import re
 import statistics
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from pipeline import notation
+from pipeline.files import read_json
 from pipeline.notation import Shown
 
 __all__ = [
@@ -39,19 +39,8 @@ __all__ = [
 ]
 
 BENCHMARK = "memory_and_speed.json"
-FILES = (
-    "metrics.json",
-    "provenance.json",
-    "claims.json",
-    BENCHMARK,
-    "against_revnet.json",
-    "balance.json",
-    "interruptions.json",
-    "jacobian.json",
-    "photographs.json",
-    "training_step.json",
-    "variation.json",
-)
+# Of experiments, and of benchmarks; relative to the folder of results.
+FILES = ("*/**/metrics.json", "*/**/provenance.json", "*/**/claims.json", "benchmarks/*/*.json")
 
 
 class MissingResultError(Exception):
@@ -105,7 +94,8 @@ class Results:
         return len(self._value)
 
     def __str__(self) -> str:
-        raise MissingResultError(f"{self._name} is not a number; it has: {', '.join(self._value)}")
+        there = ", ".join(map(str, self._value))
+        raise MissingResultError(f"{self._name} is not a number; it has: {there}")
 
 
 def show_percent(value: float | Results, digits: int = 1) -> Shown:
@@ -164,13 +154,15 @@ def load(root: Path) -> tuple[dict[str, Any], str]:
     Returns:
         Nested dicts ``results``, ``provenance``, ``claims`` and ``benchmarks``, and a digest of the
         files read.
+
+    Raises:
+        ValueError: if a file is damaged; the message names it.
     """
     tables: dict[str, Any] = {"results": {}, "provenance": {}, "claims": {}, "benchmarks": {}}
     digest = hashlib.sha256()
-    for path in sorted(path for name in FILES for path in root.glob(f"*/**/{name}")):
-        text = path.read_bytes()
-        digest.update(f"{path.relative_to(root)}\0".encode() + text)
-        content = json.loads(text)
+    for path in sorted({path for pattern in FILES for path in root.glob(pattern)}):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+        content = read_json(path)
         parts = path.relative_to(root).parts[:-1]
         if parts[0] == "benchmarks":
             device = tables["benchmarks"].setdefault(parts[1], {})
@@ -206,7 +198,8 @@ class _Outdated:
     """Names the pages to read again when a results file has changed."""
 
     uses_results: ClassVar = re.compile(
-        r"\{\{|\{(answer|scorecard|finding|reconstructions|tested-on|experiments|claims|verdict|provenance|targets|results-table|trials)\}"
+        r"results/|\{\{|\{(answer|scorecard|finding|reconstructions|tested-on|experiments|claims"
+        r"|verdict|provenance|targets|results-table|trials|runs|printed)\}"
     )
 
     def __call__(self, app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:

@@ -79,6 +79,8 @@ class ClaimsTable(ResultsDirective):
     def run(self) -> list[nodes.Node]:
         experiments = self.arguments or sorted(self.tables["claims"])
         shown = [name for name in experiments if name in self.tables["claims"]]
+        if self.tables["claims"] and not shown:
+            return self.missing(f"claims: there are none of {', '.join(experiments)}")
         return [self.table(name) for name in shown] or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, experiment: str) -> nodes.table:

@@ -30,10 +30,10 @@ from typing import Any, ClassVar, NamedTuple
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
-from results_directives import NO_RESULTS, ResultsDirective
 from sphinx.application import Sphinx
 
 from results import MissingResultError, Results, show_number, show_percent, show_points
+from results_directives import NO_RESULTS, ResultsDirective
 
 __all__ = ["ResultsTable", "setup"]
 

@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from assets import add_assets
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from assets import add_assets
 
 __all__ = ["Slider", "setup"]
 

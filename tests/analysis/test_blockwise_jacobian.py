@@ -1,12 +1,12 @@
 import pytest
 import torch
-from networks import BIJECTIVE, images, randomise, small_irevnet
 
 from benchmarks.measure import peak_bytes
 from irevnet import IRevNet, create_model
 from irevnet.analysis import blockwise_jacobian
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
 from irevnet.analysis.jacobian import jacobians, log_determinant, singular_values, spectra
+from networks import BIJECTIVE, images, randomise, small_irevnet
 
 WAYS = ["_add_by_windows", "_add_by_columns"]
 

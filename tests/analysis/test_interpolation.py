@@ -1,10 +1,10 @@
 import pytest
 import torch
-from networks import small_irevnet
 from torch import nn
 
 from irevnet import create_model
 from irevnet.analysis import interpolation
+from networks import small_irevnet
 
 
 def generator(seed=0):

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from networks import randomise
 
 from irevnet import create_model
 from irevnet.analysis import iterative_jacobian, jacobian
+from networks import randomise
 
 
 def network(name):

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from networks import BIJECTIVE, images, randomise, small_irevnet
 
 from benchmarks.measure import peak_bytes
 from irevnet import create_model
 from irevnet.analysis import jacobian
+from networks import BIJECTIVE, images, randomise, small_irevnet
 
 
 def test_a_summary_says_what_spectra_are_like():

@@ -3,10 +3,10 @@ import re
 
 import pytest
 import torch
-from networks import IREVNETS, images, small_irevnet
 
 from irevnet import IRevNet, create_model
 from irevnet.analysis import metamers, pixel_metamers
+from networks import IREVNETS, images, small_irevnet
 
 # Each function of representations, and what it calls the second of them.
 FUNCTIONS = {

@@ -2,10 +2,10 @@ import re
 
 import pytest
 import torch
-from networks import images, small_irevnet
 
 from irevnet import create_model
 from irevnet.analysis import pixel_metamers
+from networks import images, small_irevnet
 
 
 def distance(first, second):

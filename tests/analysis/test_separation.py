@@ -120,7 +120,7 @@ def test_the_penalty_is_chosen_among_those_given():
     # Few items in many dimensions of noise: the weak machine, with a small C, does better.
     labels = np.arange(60) % 2
     features = generator.normal(0, 1, (60, 300)) + 0.3 * (2 * labels[:, None] - 1)
-    assert separation.fit_svm(features, labels, [1e-3, 1e3]).C in (1e-3, 1e3)
+    assert separation.fit_svm(features, labels, [1e-3, 1e3]).C == 1e-3
     assert separation.fit_svm(features, labels, [7.0]).C == 7.0
 
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from networks import images, randomise, small_irevnet
 from torch import nn
 
 import irevnet
 from irevnet.analysis import inversion, jacobian, stability
 from irevnet.data import ImageData, TensorImages
 from irevnet.training import TrainingConfig, train
+from networks import images, randomise, small_irevnet
 
 
 class Times(nn.Module):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from networks import randomise
 from torch import nn
 
 import irevnet
 from irevnet.analysis import dimensionality, interpolation, jacobian, separation, trivial
+from networks import randomise
 
 
 class Linear(nn.Module):

@@ -2,13 +2,13 @@ import re
 
 import pytest
 import torch
-from networks import randomise
 from torch import nn
 from torch.nn import functional
 
 import irevnet
 from irevnet import ResNet, RevNet
 from irevnet.reversible.layers import merge, split
+from networks import randomise
 
 NETWORKS = [ResNet, RevNet]
 ZOO = ["resnet_cifar", "resnet_digits", "revnet56", "revnet_cifar", "revnet_digits"]

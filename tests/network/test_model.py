@@ -3,6 +3,11 @@ import re
 
 import pytest
 import torch
+from torch import nn
+
+import irevnet
+from irevnet import IRevNet
+from irevnet.reversible.layers import merge, split
 from networks import (
     BIJECTIVE,
     INJECTIVE,
@@ -13,11 +18,6 @@ from networks import (
     randomise,
     small_irevnet,
 )
-from torch import nn
-
-import irevnet
-from irevnet import IRevNet
-from irevnet.reversible.layers import merge, split
 
 
 def assert_close(actual, expected, atol=1e-10):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from networks import images, small_irevnet
 from torch import nn
 from torch.nn import functional
 
 import irevnet
+from networks import images, small_irevnet
 
 NAMES = ["irevnet_digits", "irevnet_digits_bijective"]
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from networks import BIJECTIVE, INJECTIVE, SMALL
 
 import irevnet
 from irevnet.reversible.streams import FixedPointStreams
+from networks import BIJECTIVE, INJECTIVE, SMALL
 
 
 def network(name, **overrides):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from networks import BIJECTIVE, INJECTIVE, SMALL, images, small_irevnet
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -10,6 +9,7 @@ from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.known_channels import KnownChannels, known_channels, known_values
 from irevnet.reversible.layers import split
 from irevnet.training import TrainingConfig, train
+from networks import BIJECTIVE, INJECTIVE, SMALL, images, small_irevnet
 
 YES, NO = True, False
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from networks import images, small_irevnet
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -14,6 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.stack import reversible_stack
+from networks import images, small_irevnet
 
 NAME = "irevnet_digits_bijective"
 

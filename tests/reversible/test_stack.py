@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
 from torch import nn
 from torch.nn import functional
 
@@ -10,6 +9,7 @@ import irevnet
 from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.stack import merged_reversible_stack, reversible_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams
+from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
 
 
 def both(name, **overrides):

@@ -4,12 +4,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from networks import IREVNETS, SMALL, randomise
 from PIL import Image
 from torch.nn import functional
 
 import irevnet
 from irevnet.reversible.streams import FixedPointStreams, straight_through
+from networks import IREVNETS, SMALL, randomise
 
 
 def fixed(name, *, training=False, backward="stored", **overrides):

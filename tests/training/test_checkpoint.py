@@ -8,12 +8,12 @@ import time
 
 import pytest
 import torch
-from recipes import assert_same_bits, config, network
 
 from irevnet.data import ImageData, TensorImages
-from irevnet.training import Checkpoint, CheckpointError, Trainer
+from irevnet.training import Checkpoint, CheckpointError, Trainer, checkpoint
 from irevnet.training.checkpoint import code_digest
 from irevnet.weights import read_tensors, save_weights
+from recipes import assert_same_bits, config, network
 
 RUN = {"network": "small", "seed": 0}
 STATE = {"weight": torch.arange(6.0)}
@@ -196,9 +196,17 @@ class TestResuming:
             Trainer(network(), digits, config(), checkpoint=path)
 
 
-def test_the_code_digest_is_that_of_the_sources_without_the_analyses():
-    assert code_digest() == code_digest()
-    assert re.fullmatch("[0-9a-f]{16}", code_digest())
+def test_the_code_digest_is_that_of_the_sources_without_the_analyses(tmp_path, monkeypatch):
+    for name in ("training/checkpoint.py", "network/model.py", "analysis/statistics.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("a = 1")
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training/checkpoint.py"))
+    before = code_digest()
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    (tmp_path / "analysis/statistics.py").write_text("a = 2")
+    assert code_digest() == before
+    (tmp_path / "network/model.py").write_text("a = 2")
+    assert code_digest() != before
 
 
 PROGRAM = """

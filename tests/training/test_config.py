@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from recipes import config
 
 from irevnet.training import TrainingConfig
+from recipes import config
 
 
 def test_milestones_may_be_a_list_as_yaml_gives_it():

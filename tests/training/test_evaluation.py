@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from recipes import network
 from torch import nn
 
 from irevnet.data import TensorImages
 from irevnet.training import evaluate
+from recipes import network
 
 
 @pytest.mark.parametrize("training", [False, True])

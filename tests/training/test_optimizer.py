@@ -1,9 +1,9 @@
 import pytest
 import torch
-from recipes import config, network
 from torch import nn
 
 from irevnet.training.optimizer import FilterMuon, make_optimizers, orthogonal_factor
+from recipes import config, network
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

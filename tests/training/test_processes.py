@@ -8,7 +8,6 @@ import socket
 
 import pytest
 import torch
-from recipes import assert_same_bits, config, network
 
 from irevnet.data import Augmentation, ImageData, TensorImages, TrainingPass, load_digits
 from irevnet.training import (
@@ -20,6 +19,7 @@ from irevnet.training import (
     train,
 )
 from irevnet.training.evaluation import Evaluation, combine
+from recipes import assert_same_bits, config, network
 
 SETTINGS = {"padding": 1, "flip": "random", "cutout": 3, "gradient_clip": 1.0, "averaging": 0.9}
 

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 import torch
-from recipes import config, network
 from torch import nn
 
 from irevnet.training import train
 from irevnet.training.schedule import learning_rate
+from recipes import config, network
 
 SCHEDULES = {
     "onecycle": {"schedule": "onecycle"},

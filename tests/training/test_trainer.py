@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-from recipes import assert_same_bits, config, network
 from torch import nn
 
 import irevnet
@@ -14,6 +13,7 @@ from irevnet.data import ImageData, TensorImages
 from irevnet.training import NonFiniteLossError, Stopped, Trainer, evaluate, train
 from irevnet.training.trainer import describe_row
 from irevnet.weights import read_tensors
+from recipes import assert_same_bits, config, network
 
 
 def fit(model, data, settings, **options):
