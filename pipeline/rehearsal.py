@@ -5,8 +5,10 @@ with the family's network and recipe, all epochs of it, on two small batches of 
 a fingerprint of what came out to ``results/digits/rehearsal/resnet.json``. Trained networks depend
 on that file, not on the sources: see :mod:`pipeline.stages`.
 
-It runs on the CPU, so that a machine with a GPU finds the same bits as one without; another kind of
-processor may round differently.
+It runs on the CPU, so that a machine with a GPU finds the same bits as one without. Another kind of
+processor may round differently, which says nothing of the code: where the bits are not those of the
+published file, the code that this file is committed with is rehearsed on the same machine as well.
+If both give the same bits, the published file stays as it is.
 """
 
 import argparse
@@ -14,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,23 @@ from papermill.exceptions import PapermillExecutionError
 from irevnet.weights import read_tensors
 from pipeline.files import read_json
 from pipeline.params import ROOT, ParamsError
+from pipeline.provenance import git
 from pipeline.run import execute, notebook_environment, notebook_parameters
 
-__all__ = ["main", "rehearse"]
+__all__ = ["main", "published", "rehearse"]
 
 _BATCH_SIZE = 32
 _STEPS_PER_EPOCH = 2
+
+# Prints a rehearsal by the code of the current directory; arguments are those of rehearse().
+_PRINT = """
+import json, os, sys
+from pipeline.rehearsal import rehearse
+from pipeline.run import notebook_environment
+os.environ |= notebook_environment("train", sys.argv[1])
+sys.stdout, shown = sys.stderr, sys.stdout
+print(json.dumps(rehearse(*sys.argv[1:])), file=shown)
+"""
 
 
 def rehearse(experiment: str, family: str) -> dict[str, Any]:
@@ -72,6 +87,58 @@ def _fingerprint(path: Path) -> str:
     return content.hexdigest()
 
 
+def published(
+    experiment: str, family: str, result: dict[str, Any], root: Path = ROOT
+) -> dict[str, Any]:
+    """The committed rehearsal, where its code gives the same bits on this machine, or ``result``.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        family: one of its models.
+        result: what :func:`rehearse` returned here.
+        root: the repository. Without git, or without a committed rehearsal, ``result`` stands.
+    """
+    name = f"results/{experiment}/rehearsal/{family}.json"
+    text = git("show", f"HEAD:{name}", root=root)
+    if text is None or json.loads(text) == result:
+        return result
+    # A shallow clone knows of one commit, and takes that for the one with which the file came.
+    commit = (git("log", "-1", "--format=%H", "--", name, root=root) or "").strip()
+    reference = _rehearse_commit(commit, experiment, family, root)
+    short = commit[:10]
+    if reference == result:
+        print(f"{family}: other bits than published, as the code of {short} gives here, too: kept")
+        return json.loads(text)
+    said = "the code of" if reference else "that cannot be compared here with the code of"
+    print(f"{family}: other bits than {said} {short}: networks have to be trained anew")
+    return result
+
+
+def _rehearse_commit(
+    commit: str, experiment: str, family: str, root: Path
+) -> dict[str, Any] | None:
+    """What :func:`rehearse` returns in a copy of a commit; None if it fails."""
+    with tempfile.TemporaryDirectory(prefix="irevnet-rehearsal-") as folder:
+        copy = Path(folder, "copy")
+        clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(copy)]
+        checkout = ["git", "-C", str(copy), "checkout", "--quiet", commit]
+        data = Path(os.environ.get("IREVNET_DATA") or root / "data").absolute()
+        environment = os.environ | {"PYTHONPATH": str(copy), "IREVNET_DATA": str(data)}
+        try:
+            for command in (clone, checkout):
+                subprocess.run(command, check=True)
+            answer = subprocess.run(
+                [sys.executable, "-c", _PRINT, experiment, family],
+                cwd=copy,
+                env=environment,
+                check=True,
+                stdout=subprocess.PIPE,
+            )
+            return json.loads(answer.stdout)
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            return None
+
+
 def main() -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -82,6 +149,7 @@ def main() -> None:
         os.environ |= notebook_environment("train", arguments.experiment)
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         result = rehearse(arguments.experiment, arguments.family)
+        result = published(arguments.experiment, arguments.family, result)
     except (ParamsError, PapermillExecutionError) as error:
         sys.exit(str(error))
     folder = ROOT / "results" / arguments.experiment / "rehearsal"
