@@ -13,7 +13,8 @@ What a trained network depends on is not the text of the code but what the code 
 depends on that, on the images' fingerprint and on its recipe. Code that changes without
 changing a bit leaves a training of many hours valid; code that changes one makes it out of date.
 On which processor that is found out does not matter: :mod:`pipeline.rehearsal` compares both
-states of the code on one. Where an experiment's networks are not trained but converted, a stage for each does that.
+states of the code on one. Where an experiment's networks are not trained but converted, a stage
+for each does that.
 """
 
 import argparse
