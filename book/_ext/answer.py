@@ -18,7 +18,7 @@ from pipeline.answer import (
     sentence,
     tested_on,
 )
-from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root
+from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root, table
 
 __all__ = ["setup"]
 
@@ -86,30 +86,22 @@ class Scorecard(AnswerDirective):
         if not experiments:
             return [nodes.paragraph("", NO_RESULTS)]
         heads = ["Id", "Claim", *(f"{one.title}, `{one.name}`" for one in experiments)]
-        group = nodes.tgroup(cols=len(heads))
-        group += [nodes.colspec(colwidth=width) for width in (6, 50, *[20] * len(experiments))]
-        head, body = nodes.thead(), nodes.tbody()
-        head += nodes.row("", *(_entry(self.text(text)) for text in heads))
+        rows = []
         for row in claims_of(experiments).values():
             page = claim_page(self.env.srcdir, row["id"])
             text = f"[{clause(row)}]({page}.md)" if page in self.env.found_docs else clause(row)
-            cells = [self.text(row["id"]), self.text(text)]
-            cells += [[_label(one), badge(one.verdict(row["id"]))] for one in experiments]
-            body += nodes.row("", *map(_entry, cells))
-        group += [head, body]
-        table = nodes.table("", group, classes=["scorecard"])
-        self.set_source_info(table)
-        return [table]
+            badges = [[_label(one), badge(one.verdict(row["id"]))] for one in experiments]
+            rows.append([row["id"], self.text(text), *badges])
+        widths = (6, 50, *[20] * len(experiments))
+        card = table([self.text(head) for head in heads], rows, widths, "scorecard")
+        self.set_source_info(card)
+        return [card]
 
 
 def _label(experiment: Experiment) -> nodes.inline:
     """What the head of the column says, for pages too narrow for columns."""
     text = f"{experiment.title}: "
     return nodes.inline(text, text, classes=["card-label"])
-
-
-def _entry(content: list[nodes.Node]) -> nodes.entry:
-    return nodes.entry("", nodes.paragraph("", "", *content))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from results import show_percent
-from results_directives import ResultsDirective
+from results_directives import ResultsDirective, table
 
 if TYPE_CHECKING:
     from pipeline.params import Experiment
@@ -95,7 +95,7 @@ class Runs(_TrainingTable):
             )
         title = f"Runs of {experiment}, {section.training['epochs']} epochs"
         recipe = nodes.paragraph("", f"The recipe: {_settings(section.training)}.")
-        return [_table(title, _RUNS, (24, 12, 26, 22, 16), rows), recipe]
+        return [table(_RUNS, rows, (24, 12, 26, 22, 16), "trials", title), recipe]
 
 
 class Trials(_TrainingTable):
@@ -142,7 +142,8 @@ class Trials(_TrainingTable):
             )
         shown: list[nodes.Node] = []
         if rows:
-            shown.append(_table(f"Trials of {experiment}", _HEADS, (16, 34, 12, 18, 8, 12), rows))
+            title = f"Trials of {experiment}"
+            shown.append(table(_HEADS, rows, (16, 34, 12, 18, 8, 12), "trials", title))
         if waiting:
             shown += _folded(f"{len(waiting)} not run yet", waiting)
         return shown
@@ -162,22 +163,6 @@ def _folded(summary: str, items: Sequence[str]) -> list[nodes.Node]:
         listed,
         nodes.raw("", "</details>", format="html"),
     ]
-
-
-def _table(
-    title: str, heads: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[str]]
-) -> nodes.table:
-    group = nodes.tgroup(cols=len(heads))
-    group += [nodes.colspec(colwidth=width) for width in widths]
-    head, body = nodes.thead(), nodes.tbody()
-    head += _row(heads)
-    body += [_row(cells) for cells in rows]
-    group += [head, body]
-    return nodes.table("", nodes.title("", title), group, classes=["trials"])
-
-
-def _row(cells: Sequence[str]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -5,7 +5,7 @@ They read what :mod:`results` has loaded. Where there are no results yet, they s
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from pipeline.answer import SYMBOLS, finding, load_experiments, title
 from pipeline.notation import show_bound, show_metric
 from results import BENCHMARK, Results, number
 
-__all__ = ["NO_RESULTS", "ResultsDirective", "badge", "claim_page", "root", "setup"]
+__all__ = ["NO_RESULTS", "ResultsDirective", "badge", "claim_page", "root", "setup", "table"]
+
+Cell = str | nodes.Node | Sequence[nodes.Node]
+"""Of a table: a text, a paragraph or list, or the nodes of a paragraph."""
 
 NO_RESULTS = "There are no results in this repository yet."
 logger = logging.getLogger(__name__)
@@ -84,26 +87,20 @@ class ClaimsTable(ResultsDirective):
         return [self.table(name) for name in shown] or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, experiment: str) -> nodes.table:
-        heads = ["", "The paper claims", "Verdict", "The paper's evidence", "Measured here", "n"]
-        widths = [5, 24, 12, 21, 33, 5]
-        group = nodes.tgroup(cols=len(heads))
-        group += [nodes.colspec(colwidth=width) for width in widths]
-        head, body = nodes.thead(), nodes.tbody()
-        head += _row(nodes.paragraph("", text or "Id") for text in heads)
-        for claim in self.tables["claims"][experiment].values():
-            body += _row(
-                [
-                    self.link(claim),
-                    nodes.paragraph("", claim["claim"]),
-                    nodes.paragraph("", "", badge(claim["verdict"])),
-                    nodes.paragraph("", claim["paper"]),
-                    self.conditions(claim),
-                    nodes.paragraph("", _count(claim["n"])),
-                ]
+        heads = ["Id", "The paper claims", "Verdict", "The paper's evidence", "Measured here", "n"]
+        rows = [
+            (
+                self.link(claim),
+                claim["claim"],
+                [badge(claim["verdict"])],
+                claim["paper"],
+                self.conditions(claim),
+                _count(claim["n"]),
             )
-        group += [head, body]
-        title = nodes.title("", f"{self.title(experiment)} ({experiment})")
-        return nodes.table("", title, group, classes=["claims"])
+            for claim in self.tables["claims"][experiment].values()
+        ]
+        title = f"{self.title(experiment)} ({experiment})"
+        return table(heads, rows, (5, 24, 12, 21, 33, 5), "claims", title)
 
     def link(self, claim: dict[str, Any]) -> nodes.paragraph:
         page = claim_page(self.env.srcdir, claim["id"])
@@ -238,11 +235,7 @@ class Targets(ResultsDirective):
         return parts or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, run: dict[str, Any]) -> nodes.table:
-        heads, widths = ["", "Goal", "Measured", ""], [42, 16, 20, 22]
-        group = nodes.tgroup(cols=len(heads))
-        group += [nodes.colspec(colwidth=width) for width in widths]
-        head, body = nodes.thead(), nodes.tbody()
-        head += _row(nodes.paragraph("", text) for text in heads)
+        rows = []
         for target in run["targets"]:
             measured = target["measured"]
             shown = "\N{EN DASH}"
@@ -250,13 +243,9 @@ class Targets(ResultsDirective):
                 wrapped = Results("measured", measured) if isinstance(measured, dict) else measured
                 shown = number(wrapped)
             children, _ = self.parse_inline(shown)
-            cells = [nodes.paragraph("", text) for text in (target["what"], target["target"])]
-            body += _row(
-                [*cells, nodes.paragraph("", "", *children), nodes.paragraph("", "", _met(target))]
-            )
-        group += [head, body]
+            rows.append((target["what"], target["target"], children, [_met(target)]))
         device = run["device"].get("name") or f"CPU, {run['device'].get('threads')} threads"
-        return nodes.table("", nodes.title("", device), group, classes=["targets"])
+        return table(("", "Goal", "Measured", ""), rows, (42, 16, 20, 22), "targets", device)
 
     def origin(self, name: str, provenance: dict[str, Any]) -> nodes.container:
         path = f"results/benchmarks/{name}/{BENCHMARK}"
@@ -276,8 +265,38 @@ def _met(target: dict[str, Any]) -> nodes.inline:
     return nodes.inline(text, text, classes=["verdict-badge", _class(verdicts[target["met"]])])
 
 
-def _row(cells: Iterable[nodes.Node]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", cell) for cell in cells))
+def table(
+    heads: Sequence[Cell],
+    rows: Sequence[Sequence[Cell]],
+    widths: Sequence[int],
+    name: str,
+    title: str | None = None,
+) -> nodes.table:
+    """A table with a head.
+
+    Args:
+        heads: of the columns.
+        rows: as many cells each.
+        widths: of the columns, in relation to each other.
+        name: its class, by which styles find it.
+        title: what stands above it.
+    """
+    group = nodes.tgroup(cols=len(heads))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    group += nodes.thead("", _row(heads))
+    group += nodes.tbody("", *map(_row, rows))
+    titles = [] if title is None else [nodes.title("", title)]
+    return nodes.table("", *titles, group, classes=[name])
+
+
+def _row(cells: Sequence[Cell]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", _paragraph(cell)) for cell in cells))
+
+
+def _paragraph(cell: Cell) -> nodes.Node:
+    if isinstance(cell, nodes.Node):
+        return cell
+    return nodes.paragraph("", cell) if isinstance(cell, str) else nodes.paragraph("", "", *cell)
 
 
 def _class(verdict: str) -> str:
