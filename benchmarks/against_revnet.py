@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.command import Run, make_parser, positive
-from benchmarks.measure import estimate, ratios
+from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.steps import Mode, trainer
 from irevnet import create_model
 
@@ -52,13 +52,7 @@ def measure(pairs: dict[str, Any], rounds: int) -> dict[str, Any]:
         mode = Mode(bfloat16=True, channels_last=True)
         models = {model: create_model(model, **options) for model, options in (ours, theirs)}
         steps = {model: trainer(built, images, labels, mode)[0] for model, built in models.items()}
-        seconds: dict[str, list[float]] = {model: [] for model in steps}
-        for turn in range(rounds + 1):
-            for model, step in steps.items():
-                started = time.process_time()
-                step()
-                if turn > 0:
-                    seconds[model].append(time.process_time() - started)
+        seconds = interleave(steps, rounds, torch.device("cpu"), time.process_time)
         results[name] = {
             "networks": [ours[0], theirs[0]],
             "parameters": [sum(p.numel() for p in model.parameters()) for model in models.values()],

@@ -8,6 +8,7 @@ memory takes, of which stored activations need most, would be part of every rati
 import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from benchmarks.command import Run, as_trainings_run, make_parser, positive
-from benchmarks.measure import estimate, ratios
+from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.variants import build
 from irevnet.analysis.memory import saved_bytes
 from pipeline.figures import use_style
@@ -53,15 +54,14 @@ def measure(blocks: tuple[int, int, int], batch_size: int, rounds: int) -> dict[
     for way, model in models.items():
         with _whole(way):
             kept[way] = saved_bytes(lambda model=model: model(images), model)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(rounds + 1):
-        for way, model in models.items():
-            started = time.process_time()
-            with _whole(way):
-                functional.cross_entropy(model(images), labels).backward()
-            if turn > 0:
-                seconds[way].append(time.process_time() - started)
-            model.zero_grad()
+
+    def step(way: str) -> None:
+        with _whole(way):
+            functional.cross_entropy(models[way](images), labels).backward()
+        models[way].zero_grad()
+
+    steps = {way: partial(step, way) for way in WAYS}
+    seconds = interleave(steps, rounds, torch.device("cpu"), time.process_time)
     against = {way: estimate(ratios(seconds[way], seconds["stored"])) for way in WAYS}
     over_checkpoint = estimate(ratios(seconds["reversible"], seconds["checkpoint"]))
     share = {way: kept[way] / kept["stored"] for way in WAYS}
