@@ -19,6 +19,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from benchmarks.command import Run, as_trainings_run, make_parser, positive
 from benchmarks.measure import estimate, interleave, ratios
+from benchmarks.targets import goal
 from benchmarks.variants import build
 from irevnet.analysis.memory import saved_bytes
 from pipeline.figures import use_style
@@ -78,24 +79,13 @@ def measure(blocks: tuple[int, int, int], batch_size: int, rounds: int) -> dict[
         ),
         "rounds": seconds,
         "targets": [
-            {
-                "what": "balanced: saved bytes over stored",
-                "target": "at most 0.25",
-                "measured": share["balanced"],
-                "met": share["balanced"] <= 0.25,
-            },
-            {
-                "what": "balanced: time of a step over stored",
-                "target": "at most 1.20",
-                "measured": against["balanced"],
-                "met": against["balanced"]["value"] <= 1.2,
-            },
-            {
-                "what": "reversible: time of a step over checkpointing every block",
-                "target": "below 1",
-                "measured": over_checkpoint,
-                "met": over_checkpoint["value"] < 1,
-            },
+            goal("balanced: saved bytes over stored", share["balanced"], at_most=0.25),
+            goal("balanced: time of a step over stored", against["balanced"], at_most=1.2),
+            goal(
+                "reversible: time of a step over checkpointing every block",
+                over_checkpoint,
+                below=1,
+            ),
         ],
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.command import Run, make_parser
 from benchmarks.measure import estimate, interleave, ratios
+from benchmarks.targets import goal
 from irevnet import create_model
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
 from irevnet.analysis.jacobian import jacobians
@@ -105,12 +106,11 @@ def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         "times_as_fast_as": blockwise,
         "rows_times_as_fast_as": faster("rows", ("loop", "loop_with_parameters", "columns")),
         "targets": [
-            {
-                "what": f"Jacobian of {dimensions} dimensions: speed over a loop over its rows",
-                "target": "at least 10",
-                "measured": blockwise["loop"],
-                "met": blockwise["loop"]["value"] >= 10,
-            }
+            goal(
+                f"Jacobian of {dimensions} dimensions: speed over a loop over its rows",
+                blockwise["loop"],
+                at_least=10,
+            )
         ],
     }
 

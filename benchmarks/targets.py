@@ -1,84 +1,94 @@
 """What the project promises of speed and memory, and whether a run keeps it."""
 
-from collections.abc import Callable
 from typing import Any
 
-__all__ = ["targets"]
+__all__ = ["goal", "targets"]
 
 Results = dict[str, Any]
 
 
-def targets(results: Results) -> list[dict[str, Any]]:
-    """Rows ``{what, target, measured, met}`` from what the sections have found.
+def goal(
+    what: str,
+    measured: Any,  # noqa: ANN401
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+) -> dict[str, Any]:
+    """A row ``{what, target, measured, met}`` of what was to be reached, and what was.
 
-    ``measured`` is a number or an estimate (a median with quartiles, whose median decides). Both
-    it and ``met`` are None where a run has not measured what the target speaks of.
+    Args:
+        what: is measured.
+        measured: a number, an estimate (a median with quartiles, whose median decides), or None
+            where it was not measured, so that ``met`` is None, too.
+        at_most: one of the three bounds, by which ``met`` is decided.
+        at_least: or this one.
+        below: or this one.
     """
-    rows = [
-        (
+    value = measured["value"] if isinstance(measured, dict) else measured
+    (words, bound) = next(
+        (words, bound)
+        for words, bound in (("at most", at_most), ("at least", at_least), ("below", below))
+        if bound is not None
+    )
+    met = None
+    if value is not None:
+        met = {"at most": value <= bound, "at least": value >= bound, "below": value < bound}[words]
+    shown = f"{bound:g}".replace("e-0", "e-")
+    return {"what": what, "target": f"{words} {shown}", "measured": measured, "met": met}
+
+
+def targets(results: Results) -> list[dict[str, Any]]:
+    """Goals of the sections of ``memory_and_speed``, from what they have found.
+
+    One is not measured where a run has not measured what it speaks of.
+    """
+    return [
+        goal(
             "Gradients, reversible against stored, float32, trained weights: relative difference",
-            "at most 1e-5",
-            lambda value: value <= 1e-5,
             _worst(results, "float32"),
+            at_most=1e-5,
         ),
-        (
-            "The same in float64",
-            "at most 1e-12",
-            lambda value: value <= 1e-12,
-            _worst(results, "float64"),
-        ),
-        (
+        goal("The same in float64", _worst(results, "float64"), at_most=1e-12),
+        goal(
             "Step time, reversible over stored, released CIFAR-10 network, batch 32",
-            "at most 1.30",
-            lambda value: value <= 1.30,
             _released_step(results, "over_stored"),
+            at_most=1.3,
         ),
-        (
+        goal(
             "Step time, reversible over checkpointing every block, the same",
-            "below 1",
-            lambda value: value < 1,
             _released_step(results, "over_checkpoint"),
+            below=1,
         ),
         *(
-            (
+            goal(
                 f"Saved bytes, reversible, {name}: largest over smallest, 8 to 64 blocks a stage",
-                "at most 1.05",
-                lambda value: value <= 1.05,
                 _growth(results, name),
+                at_most=1.05,
             )
             for name in ("irevnet_cifar", "irevnet_cifar_bijective")
         ),
-        (
+        goal(
             "Saved bytes, stored over reversible, released CIFAR-10 network, batch 32",
-            "at least 10",
-            lambda value: value >= 10,
             _saving(results),
+            at_least=10,
         ),
-        (
+        goal(
             "Training throughput, best settings over the released code's way (stored, NCHW, "
             "float32)",
-            "at least 2",
-            lambda value: value >= 2,
             _throughput(results),
+            at_least=2,
         ),
         *(
-            (
+            goal(
                 f"Throughput of inverse over encode, {name}, {mode}",
-                "at least 0.9",
-                lambda value: value >= 0.9,
                 _inverse(results, name, mode),
+                at_least=0.9,
             )
             for name in ("irevnet_cifar", "irevnet_cifar_bijective", "irevnet_b")
             for mode in ("float32, NCHW", "bfloat16 autocast, NCHW")
         ),
     ]
-    return [_row(*row) for row in rows]
-
-
-def _row(what: str, target: str, holds: Callable[[float], bool], measured: Any) -> dict[str, Any]:  # noqa: ANN401
-    value = measured["value"] if isinstance(measured, dict) else measured
-    met = None if value is None else holds(value)
-    return {"what": what, "target": target, "measured": measured, "met": met}
 
 
 def _worst(results: Results, dtype: str) -> float | None:
