@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.provenance import ROOT, Origin, public_command, slug
+from pipeline.malloc import KEEP_MEMORY
 
 __all__ = ["Run", "as_trainings_run", "make_parser", "positive"]
 
@@ -35,8 +36,6 @@ def as_trainings_run(module: str) -> None:
         module: its name in this package.
     """
     if "GLIBC_TUNABLES" not in os.environ:
-        from pipeline.run import KEEP_MEMORY  # needs papermill, which not every machine has
-
         command = [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
 

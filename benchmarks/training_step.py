@@ -1,7 +1,7 @@
 """A training step as the pipeline runs it, with malloc as it comes, and compiled.
 
 ``python -m benchmarks.training_step`` compares processes that take turns: one as torch comes, one
-with the tunables of malloc that trainings get (``pipeline.run.KEEP_MEMORY``), and one that has the
+with the tunables of malloc that trainings get (:mod:`pipeline.malloc`), and one that has the
 network compiled as well (``compile`` in :class:`~irevnet.training.config.TrainingConfig`). The
 first two do the same arithmetic, and what their steps make of the weights is compared to the bit.
 """
@@ -23,7 +23,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.steps import Mode, trainer
 from benchmarks.targets import goal
 from irevnet import create_model
-from pipeline.run import KEEP_MEMORY
+from pipeline.malloc import KEEP_MEMORY
 
 __all__ = ["main", "measure", "work"]
 

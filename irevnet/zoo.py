@@ -18,6 +18,22 @@ __all__ = ["create_model", "list_models", "model_arguments"]
 _CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
 _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
 
+# Layouts of networks that differ in their downsampling alone, which claim C3 rests on.
+_INJECTIVE_CIFAR: dict[str, Any] = {
+    **_CIFAR,
+    "entry_factor": 1,
+    "half_channels": (16, 64, 256),
+    "kernel_sizes": (3, 3, 3),
+}
+_INJECTIVE_DIGITS: dict[str, Any] = {
+    **_DIGITS,
+    "entry_factor": 2,
+    "strides": (1, 2, 2),
+    "blocks": (4, 4, 4),
+    "half_channels": (8, 32, 128),
+    "bottleneck_channels": (16, 32, 64),
+}
+
 
 def _resnet50(num_classes: int = 1000) -> nn.Module:
     from torchvision.models import resnet50  # costs seconds that the other networks need not pay
@@ -54,11 +70,8 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "irevnet_cifar": (
         IRevNet,
         {
-            **_CIFAR,
-            "entry_factor": 1,
+            **_INJECTIVE_CIFAR,
             "blocks": (18, 18, 18),
-            "half_channels": (16, 64, 256),
-            "kernel_sizes": (3, 3, 3),
             "dropout": 0.1,
         },
     ),
@@ -98,11 +111,8 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "projected_irevnet_cifar": (
         ProjectedIRevNet,
         {
-            **_CIFAR,
-            "entry_factor": 1,
+            **_INJECTIVE_CIFAR,
             "blocks": (4, 4, 4),
-            "half_channels": (16, 64, 256),
-            "kernel_sizes": (3, 3, 3),
         },
     ),
     "shuffled_revnet_cifar": (
@@ -127,17 +137,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     ),
     # scikit-learn's handwritten digits: all four about 38 layers deep, 0.2 to 0.3 million
     # parameters, stages at 4x4, 2x2 and 1x1
-    "irevnet_digits": (
-        IRevNet,
-        {
-            **_DIGITS,
-            "entry_factor": 2,
-            "strides": (1, 2, 2),
-            "blocks": (4, 4, 4),
-            "half_channels": (8, 32, 128),
-            "bottleneck_channels": (16, 32, 64),
-        },
-    ),
+    "irevnet_digits": (IRevNet, _INJECTIVE_DIGITS),
     "irevnet_digits_bijective": (
         IRevNet,
         {
@@ -149,17 +149,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "bottleneck_channels": (16, 32, 64),
         },
     ),
-    "projected_irevnet_digits": (
-        ProjectedIRevNet,
-        {
-            **_DIGITS,
-            "entry_factor": 2,
-            "strides": (1, 2, 2),
-            "blocks": (4, 4, 4),
-            "half_channels": (8, 32, 128),
-            "bottleneck_channels": (16, 32, 64),
-        },
-    ),
+    "projected_irevnet_digits": (ProjectedIRevNet, _INJECTIVE_DIGITS),
     "revnet_digits": (
         RevNet,
         {

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,14 @@ __all__ = [
 
 
 def _keep_priority() -> None:
-    """Has Linux take the priority that ``nice`` gave this process for that of its session.
+    """Has Linux take the priority that ``nice`` gave a notebook's kernel for that of its session.
 
-    A notebook's kernel has a session of its own, and sessions share the processor equally, whatever
-    their processes are called (``sched(7)``, *The autogroup feature*).
+    A kernel has a session of its own, and sessions share the processor equally, whatever priority
+    their processes have (``sched(7)``, *The autogroup feature*). The session of a command line is
+    its user's.
     """
-    if (nice := os.getpriority(os.PRIO_PROCESS, 0)) > 0:
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    if nice > 0 and "ipykernel" in sys.modules:
         with contextlib.suppress(OSError):  # no Linux, or one without the feature
             Path("/proc/self/autogroup").write_text(str(nice))
 
@@ -373,7 +376,7 @@ def _check_finite(value: object, path: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             _check_finite(item, f"{path}.{key}")
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_finite(item, f"{path}.{index}")
     elif isinstance(value, float) and not math.isfinite(value):

@@ -122,7 +122,7 @@ def _rehearse_commit(
         copy = Path(folder, "copy")
         clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(copy)]
         checkout = ["git", "-C", str(copy), "checkout", "--quiet", commit]
-        data = Path(os.environ.get("IREVNET_DATA") or root / "data").absolute()
+        data = root / (os.environ.get("IREVNET_DATA") or "data")
         environment = os.environ | {"PYTHONPATH": str(copy), "IREVNET_DATA": str(data)}
         try:
             for command in (clone, checkout):

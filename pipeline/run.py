@@ -22,6 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from pipeline.claims import bound
 from pipeline.files import read_json
+from pipeline.malloc import KEEP_MEMORY
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.provenance import FILE, describe_source, keep_committed, write_provenance
 from pipeline.questions import QUESTIONS
@@ -31,18 +32,6 @@ __all__ = ["NOTEBOOKS", "execute", "make_deterministic", "notebook_parameters", 
 NOTEBOOKS = ("data", "train", "convert", *QUESTIONS, "claims")
 # Those that make a network: of a family and a seed.
 _OF_NETWORKS = ("train", "convert")
-
-# Tunables of the GNU C library's malloc (its manual, section *Memory Allocation Tunables*): memory
-# that a step frees serves the next one, in huge pages. By default every large tensor is new to
-# the process, and the kernel clears it page by page. benchmarks/training_step.py measures it.
-KEEP_MEMORY = ":".join(
-    (
-        "glibc.malloc.hugetlb=1",
-        f"glibc.malloc.mmap_threshold={4 << 30}",
-        f"glibc.malloc.trim_threshold={16 << 30}",
-        f"glibc.malloc.top_pad={256 << 20}",
-    )
-)
 
 
 def notebook_parameters(
@@ -84,15 +73,15 @@ def notebook_environment(question: str, experiment: str) -> dict[str, str]:
     """Environment variables of a notebook's process: hash order, threads, folders and allocator.
 
     Where the home directory cannot be written, matplotlib would say so with a random path; and
-    a relative ``IREVNET_DATA`` would be looked up in ``notebooks/``. A training keeps the memory
-    that it frees, which changes its time and nothing else.
+    a relative ``IREVNET_DATA``, which is from the root, would be looked up in ``notebooks/``. A
+    training keeps the memory that it frees, which changes its time and nothing else.
     """
     threads = str(load_params().section(experiment).threads)
     variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     cache = os.environ.get("MPLCONFIGDIR") or str(ROOT / "scratch" / "matplotlib")
     variables["MPLCONFIGDIR"] = cache
     if data := os.environ.get("IREVNET_DATA"):
-        variables["IREVNET_DATA"] = str(Path(data).absolute())
+        variables["IREVNET_DATA"] = str(ROOT / data)
     if question == "train":
         variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES") or KEEP_MEMORY
     return variables

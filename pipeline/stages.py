@@ -37,6 +37,7 @@ RUNNER = (
     "pipeline/claims.py",
     "pipeline/figures.py",
     "pipeline/files.py",
+    "pipeline/malloc.py",
     "pipeline/notebook.py",
     "pipeline/params.py",
     "pipeline/provenance.py",

@@ -109,7 +109,7 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
 
 def _environment(root: Path, copy: Path) -> dict[str, str]:
     """Environment variables with which a run in the copy imports the copy's code."""
-    data = Path(os.environ.get("IREVNET_DATA") or root / "data").absolute()
+    data = root / (os.environ.get("IREVNET_DATA") or "data")
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     return {
         **os.environ,

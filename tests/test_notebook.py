@@ -135,8 +135,11 @@ def test_saving_as_the_last_line_of_a_cell_shows_no_path(tmp_path, monkeypatch):
 @pytest.mark.skipif(
     not Path("/proc/self/autogroup").exists(), reason="this kernel has no priority of sessions"
 )
-def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too():
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too(kernel):
+    """The session of a command line is its user's, whatever is imported."""
     program = (
+        f"{'import ipykernel' if kernel else ''}\n"
         "import os; os.nice(7); import pipeline.notebook\n"
         "print(open('/proc/self/autogroup').read())"
     )
@@ -147,8 +150,8 @@ def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too():
         text=True,
         check=True,
     )
-    nice = os.getpriority(os.PRIO_PROCESS, 0) + 7
-    assert answer.stdout.split()[1:] == ["nice", str(min(nice, 19))]
+    nice = min(os.getpriority(os.PRIO_PROCESS, 0) + 7, 19) if kernel else 0
+    assert answer.stdout.split()[1:] == ["nice", str(nice)]
 
 
 def test_a_variant_is_no_family_that_questions_are_asked_of():

@@ -54,12 +54,6 @@ class Reconstruction:
         same = to_uint8(self.images) == to_uint8(self.reconstructed)
         return same.flatten(1).all(dim=1)
 
-    @property
-    def peak_signal_to_noise_ratio(self) -> float:
-        """10 log10 of one over the mean squared error of all pixels, in dB."""
-        squared = (self.reconstructed.double() - self.images.double()).square().mean()
-        return float(-10 * torch.log10(squared))
-
 
 def summarise(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
     """What comes back over several networks; the network is the unit.

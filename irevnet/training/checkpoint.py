@@ -5,13 +5,14 @@ Nothing is lost to a kill or a full disk: the previous state stays until the new
 written, synced and read back.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -47,20 +48,30 @@ class Checkpoint:
         self.notes: list[str] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._lock_path.open("a+")
+            self._lock = self._acquire()
             # Noticed now, not when the first state has been computed.
             write_tensors(self._unfinished, {}, {"probe": "x" * 4096})
             self._unfinished.unlink()
         except OSError as error:
             raise CheckpointError(f"{self.path.parent} cannot be written: {error}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise CheckpointError(
-                f"another process trains with the checkpoint {self.path}; wait for it, or name "
-                "another file"
-            ) from error
+
+    def _acquire(self) -> IO[str]:
+        """The lock, before anything else is touched: the files may be another process's."""
+        while True:
+            lock = self._lock_path.open("a+")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.close()
+                raise CheckpointError(
+                    f"another process trains with the checkpoint {self.path}; wait for it, or name "
+                    "another file"
+                ) from error
+            # Whoever held it may have removed the file meanwhile, and a third have made another.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), self._lock_path.stat()):
+                    return lock
+            lock.close()
 
     @property
     def _unfinished(self) -> Path:

@@ -80,6 +80,31 @@ class TestFile:
             other.load()
         assert first.path.exists()
 
+    def test_a_process_that_is_refused_touches_nothing(self, tmp_path):
+        first = Checkpoint(tmp_path / "state", RUN)
+        writing = tmp_path / "state.new"  # what the first one is writing at the moment
+        writing.write_bytes(b"half a state")
+        with pytest.raises(CheckpointError, match="another process trains with the checkpoint"):
+            Checkpoint(tmp_path / "state", RUN)
+        assert writing.read_bytes() == b"half a state"
+        first.close()
+
+    def test_a_lock_that_was_removed_meanwhile_is_taken_again(self, tmp_path, monkeypatch):
+        """The first process ends between the second one's opening of the file and its locking."""
+        first = Checkpoint(tmp_path / "state", RUN)
+        flock = checkpoint.fcntl.flock
+
+        def end_first(file, operation):
+            first.close()
+            return flock(file, operation)
+
+        monkeypatch.setattr(checkpoint.fcntl, "flock", end_first)
+        second = Checkpoint(tmp_path / "state", RUN)
+        monkeypatch.undo()
+        with pytest.raises(CheckpointError, match="another process trains with the checkpoint"):
+            Checkpoint(tmp_path / "state", RUN)
+        second.close()
+
     def test_two_processes_on_one_checkpoint_are_refused(self, tmp_path):
         first = Checkpoint(tmp_path / "state", RUN)
         with pytest.raises(CheckpointError, match="another process trains with the checkpoint"):
