@@ -36,7 +36,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 # Fewer images and directions than in params.yaml, which are for a GPU; all else is as there.
 FEWER: Changes = {
     "inversion": {"images": 20, "gallery": 4, "random_representations": 4},
-    "jacobian": {"leading": 10},
+    "jacobian": {"leading": 2},
     "interpolation": {"pairs": 4, "steps": 3, "shown": 1, "frames": 5}
     | {"training_images": 60, "test_images": 60},
     "separation": {"training_images": 60, "test_images": 60, "classes": 10},
