@@ -7,7 +7,6 @@ gets to its end. Of how well the network classifies it says nothing.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.data.folders import FolderImages
 from irevnet.released import ReleasedIRevNet
-from pipeline.verify import copy_repository
+from pipeline.verify import copy_repository, environment_of
 
 __all__ = ["EXPERIMENT", "FEWER", "SMALL_NETWORK", "TINY", "main", "measure", "prepare"]
 
@@ -122,9 +121,8 @@ def measure(root: Path) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: if a stage fails.
     """
-    path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    environment = os.environ | {"PYTHONPATH": str(root), "PATH": os.pathsep.join(path)}
-    environment.pop("IREVNET_DATA", None)
+    environment = environment_of(root)
+    environment.pop("IREVNET_DATA", None)  # the photographs are in the copy
     for module in (["pipeline.stages"], ["pipeline.repro", EXPERIMENT]):
         subprocess.run([sys.executable, "-m", *module], cwd=root, env=environment, check=True)
     results = root / "results" / EXPERIMENT

@@ -4,15 +4,14 @@ The commands of the book's page *One variation* are run in a clone of this repos
 and what they print is kept for that page. Nothing here changes.
 """
 
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.command import Run, make_parser
 from benchmarks.provenance import ROOT
+from pipeline.verify import environment_of
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,11 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         # Whatever branch this is run on: DVC names it.
         subprocess.run(["git", "checkout", "--quiet", "-B", "main"], cwd=clone, check=True)
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(clone),
-            "DVC_NO_ANALYTICS": "true",
-        }
+        environment = environment_of(clone)
         # The first command takes a minute or two.
         commands = dict(list(COMMANDS.items())[1:3]) if chosen.quick else COMMANDS
         for key, command in commands.items():

@@ -122,11 +122,14 @@ def _rehearse_commit(
         copy = Path(folder, "copy")
         clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(copy)]
         checkout = ["git", "-C", str(copy), "checkout", "--quiet", commit]
-        data = root / (os.environ.get("IREVNET_DATA") or "data")
-        environment = os.environ | {"PYTHONPATH": str(copy), "IREVNET_DATA": str(data)}
+        environment = os.environ | {"PYTHONPATH": str(copy)}
+        if data := os.environ.get("IREVNET_DATA"):
+            environment["IREVNET_DATA"] = str(root / data)
         try:
             for command in (clone, checkout):
                 subprocess.run(command, check=True)
+            if (root / "data").is_dir():
+                (copy / "data").symlink_to((root / "data").resolve())
             answer = subprocess.run(
                 [sys.executable, "-c", _PRINT, experiment, family],
                 cwd=copy,

@@ -23,7 +23,16 @@ from pipeline.compare import Comparison, compare_results, ignored, markdown
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.provenance import git
 
-__all__ = ["IDENTICAL", "NOT_RUN", "NUMBERS", "VERDICTS", "against", "copy_repository", "main"]
+__all__ = [
+    "IDENTICAL",
+    "NOT_RUN",
+    "NUMBERS",
+    "VERDICTS",
+    "against",
+    "copy_repository",
+    "environment_of",
+    "main",
+]
 
 # Exit statuses; Python's own for an error is 1, and argparse's for a wrong option 2.
 IDENTICAL, NOT_RUN, NUMBERS, VERDICTS = 0, 1, 3, 4
@@ -52,7 +61,9 @@ def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
         if path.is_dir():
             shutil.rmtree(path)
     command = [sys.executable, "-m", "pipeline.repro", experiment]
-    if subprocess.run(command, cwd=copy, env=_environment(root, copy)).returncode != 0:
+    if (root / "data").is_dir() and not (copy / "data").exists():
+        (copy / "data").symlink_to((root / "data").resolve())
+    if subprocess.run(command, cwd=copy, env=environment_of(copy, root)).returncode != 0:
         raise RuntimeError(f"{' '.join(command[1:])} failed, see above")
     return compare_results(published, results, left_out=ignored(results, copy))
 
@@ -107,16 +118,23 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
         return {name: comparison for name, comparison in compared.items() if comparison.files}
 
 
-def _environment(root: Path, copy: Path) -> dict[str, str]:
-    """Environment variables with which a run in the copy imports the copy's code."""
-    data = root / (os.environ.get("IREVNET_DATA") or "data")
+def environment_of(copy: Path, root: Path = ROOT) -> dict[str, str]:
+    """Environment variables of a process in a copy, with this Python and the copy's code.
+
+    Args:
+        copy: of the repository.
+        root: the repository, from which a relative ``IREVNET_DATA`` is.
+    """
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    return {
+    variables = {
         **os.environ,
+        "DVC_NO_ANALYTICS": "true",
         "PATH": os.pathsep.join(path),
         "PYTHONPATH": str(copy),
-        "IREVNET_DATA": str(data),
     }
+    if data := variables.get("IREVNET_DATA"):
+        variables["IREVNET_DATA"] = str(root / data)
+    return variables
 
 
 def _status(comparisons: Sequence[Comparison]) -> int:

@@ -15,6 +15,8 @@ results = pathlib.Path("results", sys.argv[1])
 assert not (results / "claims").exists(), "results must be removed first"
 assert os.environ["PYTHONPATH"] == os.getcwd()
 value, verdict = pathlib.Path("settings").read_text().split()
+if value == "image":
+    value = pathlib.Path("data", "image").read_text()
 if value == "fails":
     sys.exit("no such value")
 (results / "claims").mkdir()
@@ -90,6 +92,13 @@ def test_an_error_of_python_or_of_the_options_is_no_result(repository):
     """Python ends with 1 after an uncaught error, argparse with 2 after a wrong option."""
     assert NOT_RUN == 1
     assert not {1, 2}.intersection({IDENTICAL, NUMBERS, VERDICTS})
+
+
+def test_a_copy_reads_the_images_of_the_repository(repository):
+    (repository / "data").mkdir()
+    (repository / "data" / "image").write_text("0.5")
+    commit(repository, "image consistent")
+    assert main(["--experiment", "digits"], repository) == IDENTICAL
 
 
 def test_an_unknown_experiment_is_named(repository, capfd):
