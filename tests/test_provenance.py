@@ -144,5 +144,6 @@ def test_notebooks_get_folders_that_do_not_depend_on_where_they_run(monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IREVNET_DATA", "images")
     environment = notebook_environment("data", "digits")
-    assert environment["IREVNET_DATA"] == str(tmp_path / "images")
+    # A relative one is from the root of the repository, wherever the command is given.
+    assert environment["IREVNET_DATA"] == str(provenance.ROOT / "images")
     assert environment["MPLCONFIGDIR"] == str(provenance.ROOT / "scratch" / "matplotlib")
