@@ -100,7 +100,7 @@ def prepare(
     section["threads"] = torch.get_num_threads()
     for question, changes in questions.items():
         section[question] |= changes
-    # `default` has to name an experiment, which this one is not yet: its results are not there.
+    # The default stays, so that this experiment's pipeline is where it is in the repository.
     first = params["default"]
     kept = {"default": first, first: params[first], EXPERIMENT: section}
     path.write_text(yaml.safe_dump(kept, sort_keys=False))
