@@ -23,7 +23,7 @@ from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.data.folders import FolderImages
 from irevnet.released import ReleasedIRevNet
-from pipeline.verify import copy_repository, environment_of
+from pipeline.copies import copy_repository, environment_of
 
 __all__ = ["EXPERIMENT", "FEWER", "SMALL_NETWORK", "TINY", "main", "measure", "prepare"]
 

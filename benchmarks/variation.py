@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.command import Run, make_parser
 from benchmarks.provenance import ROOT
-from pipeline.verify import environment_of
+from pipeline.copies import copy_repository, environment_of
 
 __all__ = ["COMMANDS", "main"]
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     printed = {}
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name, "irevnet")
-        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        copy_repository(ROOT, clone)
         # Whatever branch this is run on: DVC names it.
         subprocess.run(["git", "checkout", "--quiet", "-B", "main"], cwd=clone, check=True)
         environment = environment_of(clone)

@@ -25,6 +25,7 @@ from typing import Any
 from papermill.exceptions import PapermillExecutionError
 
 from irevnet.weights import read_tensors
+from pipeline.copies import copy_repository, environment_of, link_data
 from pipeline.files import read_json
 from pipeline.params import ROOT, ParamsError
 from pipeline.provenance import git
@@ -100,7 +101,14 @@ def published(
     """
     name = f"results/{experiment}/rehearsal/{family}.json"
     text = git("show", f"HEAD:{name}", root=root)
-    if text is None or json.loads(text) == result:
+    if text is None:
+        return result
+    try:
+        committed = json.loads(text)
+    except ValueError:
+        print(f"{name}: what is committed is damaged, and takes no part")
+        return result
+    if committed == result:
         return result
     # A shallow clone knows of one commit, and takes that for the one with which the file came.
     commit = (git("log", "-1", "--format=%H", "--", name, root=root) or "").strip()
@@ -108,9 +116,12 @@ def published(
     short = commit[:10]
     if reference == result:
         print(f"{family}: other bits than published, as the code of {short} gives here, too: kept")
-        return json.loads(text)
-    said = "the code of" if reference else "that cannot be compared here with the code of"
-    print(f"{family}: other bits than {said} {short}: networks have to be trained anew")
+        return committed
+    if reference is None:
+        print(f"{family}: other bits than published, and the code of {short} does not run here")
+    else:
+        print(f"{family}: other bits than the code of {short} gives here")
+    print(f"{family}: networks have to be trained anew")
     return result
 
 
@@ -120,25 +131,18 @@ def _rehearse_commit(
     """What :func:`rehearse` returns in a copy of a commit; None if it fails."""
     with tempfile.TemporaryDirectory(prefix="irevnet-rehearsal-") as folder:
         copy = Path(folder, "copy")
-        clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(copy)]
-        checkout = ["git", "-C", str(copy), "checkout", "--quiet", commit]
-        environment = os.environ | {"PYTHONPATH": str(copy)}
-        if data := os.environ.get("IREVNET_DATA"):
-            environment["IREVNET_DATA"] = str(root / data)
         try:
-            for command in (clone, checkout):
-                subprocess.run(command, check=True)
-            if (root / "data").is_dir():
-                (copy / "data").symlink_to((root / "data").resolve())
+            copy_repository(root, copy, commit)
+            link_data(root, copy)
             answer = subprocess.run(
                 [sys.executable, "-c", _PRINT, experiment, family],
                 cwd=copy,
-                env=environment,
+                env=environment_of(copy, root),
                 check=True,
                 stdout=subprocess.PIPE,
             )
             return json.loads(answer.stdout)
-        except (OSError, subprocess.CalledProcessError, ValueError):
+        except (OSError, RuntimeError, subprocess.CalledProcessError, ValueError):
             return None
 
 

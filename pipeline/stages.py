@@ -58,6 +58,7 @@ TRAINING_CODE = (
     "irevnet/zoo.py",
     "notebooks/train.ipynb",
     *RUNNER,
+    "pipeline/copies.py",
     "pipeline/rehearsal.py",
 )
 _HEADER = """\

@@ -10,7 +10,6 @@ here with those of a commit, for every experiment.
 
 import argparse
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.compare import Comparison, compare_results, ignored, markdown
+from pipeline.copies import copy_repository, environment_of, link_data
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.provenance import git
 
@@ -29,17 +29,11 @@ __all__ = [
     "NUMBERS",
     "VERDICTS",
     "against",
-    "copy_repository",
-    "environment_of",
     "main",
 ]
 
 # Exit statuses; Python's own for an error is 1, and argparse's for a wrong option 2.
 IDENTICAL, NOT_RUN, NUMBERS, VERDICTS = 0, 1, 3, 4
-
-# Not part of a copy where there is no git that says what is: at the top, and anywhere
-_LEFT_OUT = {".git", ".venv", ".venvs", "data", "checkpoints", "scratch"}
-_LEFT_OUT_ANYWHERE = {"_build", "__pycache__"}
 
 
 def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
@@ -54,6 +48,7 @@ def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
         RuntimeError: if the copy cannot be made, or a stage fails.
     """
     copy_repository(root, copy)
+    link_data(root, copy)
     results = copy / "results" / experiment
     published = copy.with_name(copy.name + "-published")
     shutil.copytree(results, published)
@@ -61,31 +56,9 @@ def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
         if path.is_dir():
             shutil.rmtree(path)
     command = [sys.executable, "-m", "pipeline.repro", experiment]
-    if (root / "data").is_dir() and not (copy / "data").exists():
-        (copy / "data").symlink_to((root / "data").resolve())
     if subprocess.run(command, cwd=copy, env=environment_of(copy, root)).returncode != 0:
         raise RuntimeError(f"{' '.join(command[1:])} failed, see above")
     return compare_results(published, results, left_out=ignored(results, copy))
-
-
-def copy_repository(root: Path, copy: Path) -> None:
-    """Clones the commit that is checked out; copies the files where there is no git repository.
-
-    Raises:
-        RuntimeError: if the clone fails.
-    """
-    if git("rev-parse", "HEAD", root=root) is None:
-
-        def left_out(folder: str, names: list[str]) -> set[str]:
-            own = _LEFT_OUT if Path(folder) == root else set()
-            return (own | _LEFT_OUT_ANYWHERE) & set(names)
-
-        shutil.copytree(root, copy, ignore=left_out)
-        return
-    clone = ["git", "clone", "--quiet", "--local", str(root), str(copy)]
-    answer = subprocess.run(clone, capture_output=True, text=True)
-    if answer.returncode != 0:
-        raise RuntimeError(f"the repository cannot be cloned: {answer.stderr.strip()}")
 
 
 def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
@@ -116,25 +89,6 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
         }
         # Of an experiment that nobody has run there is a pipeline and no more.
         return {name: comparison for name, comparison in compared.items() if comparison.files}
-
-
-def environment_of(copy: Path, root: Path = ROOT) -> dict[str, str]:
-    """Environment variables of a process in a copy, with this Python and the copy's code.
-
-    Args:
-        copy: of the repository.
-        root: the repository, from which a relative ``IREVNET_DATA`` is.
-    """
-    path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    variables = {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "true",
-        "PATH": os.pathsep.join(path),
-        "PYTHONPATH": str(copy),
-    }
-    if data := variables.get("IREVNET_DATA"):
-        variables["IREVNET_DATA"] = str(root / data)
-    return variables
 
 
 def _status(comparisons: Sequence[Comparison]) -> int:

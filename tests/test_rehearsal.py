@@ -85,10 +85,18 @@ def test_what_cannot_be_compared_is_new(repository, capfd):
     git(repository, "add", "results")
     git(repository, "commit", "--quiet", "--message", "no code")
     assert published("digits", "resnet", {"weights": "b"}, repository) == {"weights": "b"}
-    assert "cannot be compared here" in capfd.readouterr().out
+    assert "does not run here" in capfd.readouterr().out
 
 
 def test_without_git_or_a_published_file_the_result_stands(repository, tmp_path):
     assert published("digits", "revnet", {"weights": "b"}, repository) == {"weights": "b"}
     (repository / ".git").rename(tmp_path / "away")
     assert published("digits", "resnet", {"weights": "b"}, repository) == {"weights": "b"}
+
+
+def test_a_damaged_published_file_is_named(repository, capfd):
+    (repository / NAME).write_text('{"weights": ')
+    git(repository, "add", "results")
+    git(repository, "commit", "--quiet", "--message", "damaged")
+    assert published("digits", "resnet", {"weights": "b"}, repository) == {"weights": "b"}
+    assert f"{NAME}: what is committed is damaged" in capfd.readouterr().out

@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from pipeline import verify
-from pipeline.verify import IDENTICAL, NOT_RUN, NUMBERS, VERDICTS, copy_repository, main
+from pipeline.copies import copy_repository
+from pipeline.verify import IDENTICAL, NOT_RUN, NUMBERS, VERDICTS, main
 
 # What stands for pipeline/repro.py: it writes the results that params.yaml asks for.
 REPRO = """
