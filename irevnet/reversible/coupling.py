@@ -24,8 +24,8 @@ class CouplingBlock(nn.Module):
         x_j &= S_{j+1}^{-1} \tilde x_{j+1}, &\quad
         \tilde x_j &= S_{j+1}^{-1} (x_{j+1} - F_{j+1} x_j)
 
-    The same equations stand, each for a reason of its own, in ``_ReversibleChunk.forward``,
-    ``_block_backward`` and ``_recomputed_backward`` of :mod:`irevnet.reversible.stack`, in
+    The same equations stand, each for a reason of its own, in ``ReversibleChunk.forward``,
+    ``_block_backward`` and ``_recomputed_backward`` of :mod:`irevnet.reversible.chunk`, in
     :mod:`irevnet.reversible.stored` (with gradients), in
     ``_inverse`` of :mod:`irevnet.reversible.inversion` (without updating statistics), in
     :func:`irevnet.reversible.known_channels.known_values` and ``known_channels`` (of what is the
