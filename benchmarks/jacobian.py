@@ -117,21 +117,16 @@ def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
-    parser = make_parser("jacobian", threads=None)
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
-    )
-    chosen = parser.parse_args(arguments)
-    device = torch.device(chosen.device)
-    run = Run("jacobian", arguments, chosen, device)
-    sizes = Sizes(memory=2**33 if device.type == "cuda" else 2**28)
+    chosen = make_parser("jacobian", threads=None, device=True).parse_args(arguments)
+    run = Run("jacobian", arguments, chosen)
+    sizes = Sizes(memory=2**33 if run.device.type == "cuda" else 2**28)
     if chosen.quick:
         sizes = dataclasses.replace(
             sizes, in_shape=(3, 8, 8), blocks=(1, 1, 1), rounds=1, rows=4, memory=2**24
         )
-    results = measure(sizes, device)
+    results = measure(sizes, run.device)
     settings = dataclasses.asdict(sizes)
-    settings |= {"device": str(device), "threads": torch.get_num_threads()}
+    settings |= {"device": str(run.device), "threads": torch.get_num_threads()}
     path = run.save({"settings": settings, **results})
     for name, ratio in results["times_as_fast_as"].items():
         print(f"{ratio['value']:.1f} times as fast as {name}", file=sys.stderr)

@@ -4,12 +4,9 @@ Every section's results are written as soon as they are there, so that a run tha
 leaves what it has measured.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,48 +15,33 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import positive
+from benchmarks.command import Run, make_parser
 from benchmarks.memory import capacity
-from benchmarks.provenance import ROOT, Origin, public_command, slug
 from benchmarks.sections import SECTIONS
 from benchmarks.settings import Settings
 from benchmarks.targets import targets
 from benchmarks.variants import unavailable
 
-__all__ = ["FILE", "main", "measure"]
-
-FILE = "memory_and_speed.json"
+__all__ = ["main", "measure"]
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    """Runs from the command line; returns the folder of the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_and_speed")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
-    )
-    parser.add_argument("--threads", type=positive, help="of the CPU; default: torch's choice")
-    parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
-    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
+    """Runs from the command line; returns the file of the results."""
+    parser = make_parser("memory_and_speed", threads=None, device=True, data=True)
     parser.add_argument(
         "--only", nargs="+", choices=list(SECTIONS), help="sections, into scratch/; default: all"
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--no-compile", action="store_true", help="try no compiled F")
     chosen = parser.parse_args(arguments)
     if "capacity" in (chosen.only or ()) and "memory" not in chosen.only:
         parser.error("--only: capacity is made from what memory measures, name both")
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
-    data = chosen.data or Path(os.environ.get("IREVNET_DATA", "data"))
-    settings = settings_for(device, data, quick=chosen.quick, compiling=not chosen.no_compile)
-    quick = "-quick" if chosen.quick else ""
     # Results in part would take the place of whole ones, which the book reads.
-    root = ROOT / ("scratch" if chosen.quick or chosen.only else "results")
-    output = chosen.output or root / "benchmarks" / (slug(device) + quick)
-    given = sys.argv[1:] if arguments is None else arguments
-    measure(settings, output, chosen.only or list(SECTIONS), given)
-    return output
+    run = Run("memory_and_speed", arguments, chosen, in_part=bool(chosen.only))
+    settings = settings_for(
+        run.device, chosen.data, quick=chosen.quick, compiling=not chosen.no_compile
+    )
+    measure(settings, run, chosen.only or list(SECTIONS))
+    return run.file
 
 
 def settings_for(device: torch.device, data: Path, *, quick: bool, compiling: bool) -> Settings:
@@ -92,22 +74,17 @@ def settings_for(device: torch.device, data: Path, *, quick: bool, compiling: bo
     return settings
 
 
-def measure(
-    settings: Settings, output: Path, names: Sequence[str], arguments: Sequence[str] = ()
-) -> dict[str, Any]:
+def measure(settings: Settings, run: Run, names: Sequence[str]) -> dict[str, Any]:
     """Runs sections and writes JSON and figures, anew after every step.
 
     Args:
         settings: sizes of the run.
-        output: folder to write to.
+        run: where results go.
         names: keys of :data:`benchmarks.sections.SECTIONS`.
-        arguments: of the command line, for the record.
 
     Returns:
-        What the JSON file holds.
+        What the JSON file holds, without its provenance.
     """
-    origin = Origin(public_command("memory_and_speed", arguments))
-    output.mkdir(parents=True, exist_ok=True)
     left_out = unavailable()
     if settings.compile and not _can_compile(settings.device):
         left_out["compiled F"] = "no C++ compiler"
@@ -115,7 +92,6 @@ def measure(
     settings = dataclasses.replace(settings, skip=(*settings.skip, *left_out))
     results: dict[str, Any] = {}
     record: dict[str, Any] = {
-        "provenance": {},
         "settings": _plain(settings),
         "device": _device(settings.device),
         "left_out": left_out,
@@ -127,12 +103,9 @@ def measure(
     }
 
     def save() -> None:
-        record["provenance"] = origin.describe()
         record["load_average"]["after"] = _load()
         record["targets"] = targets(results)
-        partial = output / f".{FILE}"
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.replace(output / FILE)
+        run.save(record)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="memcnn")
@@ -146,7 +119,7 @@ def measure(
             record["section_seconds"][name] = round(time.perf_counter() - begun, 1)
             print(f"{name}: {record['section_seconds'][name]} s", flush=True)
             save()
-            _draw(results, output)
+            _draw(results, run.output)
     record["complete"] = set(names) == set(SECTIONS)
     save()
     for row in record["targets"]:

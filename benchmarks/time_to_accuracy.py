@@ -8,9 +8,7 @@ be stored. Every network's result is written as soon as it is there, and a run t
 goes on after the last one.
 """
 
-import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,8 +19,8 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.command import positive
-from benchmarks.provenance import ROOT, Origin, public_command, slug
+from benchmarks.command import Run, make_parser, positive
+from benchmarks.provenance import ROOT
 from irevnet import create_model
 from irevnet.data import ImageData, load_data
 from irevnet.training import Trainer, TrainingConfig, evaluate
@@ -30,9 +28,8 @@ from irevnet.training.trainer import describe_row
 from irevnet.weights import round_weights, save_weights
 from irevnet.zoo import model_arguments
 
-__all__ = ["FILE", "main", "measure", "summary", "target"]
+__all__ = ["main", "measure", "summary", "target"]
 
-FILE = "time_to_accuracy.json"
 # Of the released code's CIFAR-10 network, which trains for about five hours.
 ACCURACY, SECONDS = 0.945, 120
 
@@ -138,19 +135,13 @@ def _clock(device: torch.device) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_accuracy")
+    parser = make_parser("time_to_accuracy", threads=None, device=True, data=True)
     parser.add_argument("--experiment", default="cifar10_released", help="a section of params.yaml")
     parser.add_argument(
         "--families", nargs="+", default=["irevnet"], help="of its models; default: irevnet"
     )
     parser.add_argument("--seeds", type=positive, default=5, help="how many; default: 5")
     parser.add_argument("--epochs", type=positive, help="in place of the experiment's")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
-    )
-    parser.add_argument("--threads", type=positive, help="of the CPU; default: torch's choice")
-    parser.add_argument("--data", type=Path, help="folder with cifar-10-batches-py; default: data")
-    parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
     chosen = parser.parse_args(arguments)
     sections = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -166,50 +157,48 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         parser.error(
             f"--families must be of {', '.join(experiment['models'])}, got {', '.join(unknown)}"
         )
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
+    if chosen.quick:
+        chosen.epochs, chosen.seeds = 1, 1
     if chosen.epochs:
         for settings in (experiment, *experiment["models"].values()):
             settings["training"] = {**settings.get("training", {}), "epochs": chosen.epochs}
-    device = torch.device(chosen.device)
-    root = chosen.data or Path(os.environ.get("IREVNET_DATA", ROOT / "data"))
-    data = load_data(**{**experiment["data"], "root": root})
-    path = (chosen.output or ROOT / "results" / "benchmarks" / slug(device)) / FILE
+    run = Run("time_to_accuracy", arguments, chosen)
+    data = load_data(**{**experiment["data"], "root": chosen.data})
     settings = {
         "experiment": chosen.experiment,
         "models": experiment["models"],
         "training": experiment["training"],
         "training_images": len(data.train),
-        "device": str(device),
+        "device": str(run.device),
         "threads": torch.get_num_threads(),
     }
-    given = sys.argv[1:] if arguments is None else arguments
-    origin = Origin(public_command("time_to_accuracy", given))
-    runs = _finished(path, settings)
-    done = {(run["family"], run["seed"]) for run in runs}
+    networks = _finished(run.file, settings)
+    done = {(network["family"], network["seed"]) for network in networks}
     # Seed by seed: whatever the time allows, all families have as many networks.
     for seed in range(chosen.seeds):
         for family in chosen.families:
             if (family, seed) in done:
                 continue
-            run = measure(experiment, data, family, seed, device, chosen.weights)
-            run["provenance"] = origin.describe()
-            runs.append(run)
-            families = summary(runs)
-            record = {
-                "settings": settings,
-                "families": families,
-                "targets": [target(families)],
-                "runs": runs,
-            }
-            _write(path, record)
+            network = measure(experiment, data, family, seed, run.device, chosen.weights)
+            network["provenance"] = run.provenance()
+            networks.append(network)
+            families = summary(networks)
+            run.save(
+                {
+                    "settings": settings,
+                    "families": families,
+                    "targets": [target(families)],
+                    "runs": networks,
+                }
+            )
             print(
-                f"{family}, seed {seed}: {run['test_accuracy']:.2%} in "
-                f"{run['seconds']['training']:.1f} s, after {run['seconds']['set_up']:.1f} s",
+                f"{family}, seed {seed}: {network['test_accuracy']:.2%} in "
+                f"{network['seconds']['training']:.1f} s, "
+                f"after {network['seconds']['set_up']:.1f} s",
                 file=sys.stderr,
                 flush=True,
             )
-    return path
+    return run.file
 
 
 def _finished(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,13 +213,6 @@ def _finished(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     if record["settings"] != json.loads(json.dumps(settings)):
         sys.exit(f"{path} holds results with other settings; move it, or name another --output")
     return record["runs"]
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":

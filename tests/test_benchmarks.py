@@ -14,6 +14,7 @@ import irevnet
 from benchmarks import (
     against_revnet,
     balance,
+    command,
     ilsvrc2012,
     interruptions,
     jacobian,
@@ -24,6 +25,7 @@ from benchmarks import (
     variants,
     variation,
 )
+from benchmarks.command import Run, make_parser
 from benchmarks.measure import (
     estimate,
     fit_line,
@@ -54,6 +56,7 @@ from pipeline.params import Params, read_yaml
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
+MEMORY_AND_SPEED = "memory_and_speed.json"
 OWN = [variant for variant in variants.LABELS if variant != "memcnn"]
 TINY = Settings(
     CPU,
@@ -268,17 +271,23 @@ def test_targets_are_judged_by_what_was_measured():
     assert met({"step_time": {"cases": [case | {"mode": "bfloat16, NCHW"}]}}) == met({})
 
 
+def run_into(output):
+    options = ["--device", "cpu", "--output", str(output)]
+    parser = make_parser("memory_and_speed", threads=None, device=True)
+    return Run("memory_and_speed", options, parser.parse_args(options))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The results of a whole run at tiny sizes."""
     output = tmp_path_factory.mktemp("benchmarks")
-    memory_and_speed.measure(TINY, output, list(SECTIONS))
+    memory_and_speed.measure(TINY, run_into(output), list(SECTIONS))
     return output
 
 
 @pytest.fixture
 def written(folder):
-    return json.loads((folder / memory_and_speed.FILE).read_text())
+    return json.loads((folder / MEMORY_AND_SPEED).read_text())
 
 
 def test_a_run_writes_everything_it_promises(folder, written):
@@ -295,7 +304,7 @@ def test_a_run_writes_everything_it_promises(folder, written):
     assert fits["reversible"][0] > fits["stored"][0] > 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "memory.png",
-        memory_and_speed.FILE,
+        MEMORY_AND_SPEED,
         "time.png",
     ]
 
@@ -308,18 +317,18 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
 
     monkeypatch.setitem(SECTIONS, "inverse", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        memory_and_speed.measure(TINY, tmp_path, ["inverse"])
-    written = json.loads((tmp_path / memory_and_speed.FILE).read_text())
+        memory_and_speed.measure(TINY, run_into(tmp_path), ["inverse"])
+    written = json.loads((tmp_path / MEMORY_AND_SPEED).read_text())
     assert written["sections"] == {"inverse": {"partial": [1]}}
     assert not written["complete"]
 
 
 def test_sections_in_part_do_not_replace_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory_and_speed, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(memory_and_speed, "settings_for", lambda *_, **__: TINY)
-    output = memory_and_speed.main(["--device", "cpu", "--only", "inverse"])
-    assert output.parent == tmp_path / "scratch" / "benchmarks"
-    written = json.loads((output / memory_and_speed.FILE).read_text())
+    path = memory_and_speed.main(["--device", "cpu", "--only", "inverse"])
+    assert path.parent.parent == tmp_path / "scratch" / "benchmarks"
+    written = json.loads(path.read_text())
     assert written["provenance"]["command"].endswith("--device cpu --only inverse")
 
 
@@ -337,10 +346,10 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(main, options, 
 
 
 def test_the_command_is_recorded_without_folders():
-    command = public_command("jacobian", ["--device", "cpu", "--data", "/a/b", "--quick"])
-    assert command == "python -m benchmarks.jacobian --device cpu --quick"
-    command = public_command("memory_and_speed", ["--output=/a/b", "--only", "memory"])
-    assert command == "python -m benchmarks.memory_and_speed --only memory"
+    shown = public_command("jacobian", ["--device", "cpu", "--data", "/a/b", "--quick"])
+    assert shown == "python -m benchmarks.jacobian --device cpu --quick"
+    shown = public_command("memory_and_speed", ["--output=/a/b", "--only", "memory"])
+    assert shown == "python -m benchmarks.memory_and_speed --only memory"
 
 
 def test_quick_settings_are_small():
@@ -398,7 +407,7 @@ class TestTimeToAccuracy:
         assert record["targets"][0]["met"] is False
 
     def test_results_with_other_settings_are_kept(self, tmp_path):
-        path = tmp_path / time_to_accuracy.FILE
+        path = tmp_path / "time_to_accuracy.json"
         path.write_text('{"settings": {"experiment": "cifar10"}, "runs": []}')
         with pytest.raises(SystemExit, match="holds results with other settings"):
             self.run(tmp_path)
