@@ -27,7 +27,7 @@ help: ## list the targets
 book: repro html ## run what has changed in the pipeline, then build the book
 	@$(IN_VENV) python -m pipeline.summary $(EXPERIMENT)
 
-verify: environment ## rerun everything from nothing in a copy, and compare; EXPERIMENT=... as above
+verify: environment ## rerun an experiment from nothing in a copy, and compare; EXPERIMENT=... names another one
 	@$(IN_VENV) python -m pipeline.verify $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
 
 repro: environment ## only run what has changed in the pipeline; EXPERIMENT=... names another one

@@ -20,6 +20,7 @@ __all__ = [
     "Budget",
     "Experiment",
     "budget_of",
+    "by_benchmark",
     "claims_of",
     "clause",
     "duration",
@@ -102,8 +103,9 @@ class Experiment:
         return verdicts.get(claim_id, "not tested here")
 
     def counts(self) -> dict[str, int]:
-        """How many of the paper's claims have each verdict."""
-        verdicts = [row["verdict"] for row in self.rows if from_paper(row)]
+        """How many of the paper's claims have each verdict, of those that this experiment tests."""
+        rows = [row for row in self.rows if from_paper(row) and not by_benchmark(row)]
+        verdicts = [row["verdict"] for row in rows]
         return {verdict: verdicts.count(verdict) for verdict in SYMBOLS}
 
 
@@ -163,6 +165,7 @@ def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
 
 def sentence(experiments: Iterable[Experiment]) -> str:
     """How many claims have which verdict, where, and at what cost."""
+    experiments = list(experiments)
     parts: list[str] = []
     claims = 0
     for experiment in experiments:
@@ -179,7 +182,12 @@ def sentence(experiments: Iterable[Experiment]) -> str:
         parts.append(f"{where} {listed}")
     if not parts:
         return "No experiment has been run yet."
-    return f"Of the paper's {claims} claims, {'; '.join(parts)}."
+    once = [
+        f" {claim_id}, measured by a benchmark and not by an experiment, is {row['verdict']}."
+        for claim_id, row in claims_of(experiments).items()
+        if from_paper(row) and by_benchmark(row)
+    ]
+    return f"Of {claims} claims of the paper, {'; '.join(parts)}.{''.join(once)}"
 
 
 def tested_on(experiments: Sequence[Experiment]) -> str:
@@ -187,7 +195,7 @@ def tested_on(experiments: Sequence[Experiment]) -> str:
     parts = []
     for one in experiments:
         images = f", {one.budget.test_images:,} test images" if one.budget.test_images else ""
-        machines = f", on {', '.join(one.budget.machines)}" if one.budget.machines else ""
+        machines = f", trained on {', '.join(one.budget.machines)}" if one.budget.machines else ""
         budget = f": {one.budget}" if one.budget.networks else ""
         parts.append(f"{one.title} (`{one.name}`){budget}{images}{machines}.")
     if experiments and _DATA["ilsvrc2012"] not in {one.title for one in experiments}:
@@ -207,6 +215,12 @@ def clause(row: dict[str, Any]) -> str:
 def from_paper(row: dict[str, Any]) -> bool:
     """Whether the paper makes the claim; a few are ours."""
     return not row["claim"].startswith(_OURS)
+
+
+def by_benchmark(row: dict[str, Any]) -> bool:
+    """Whether a benchmark decides a claim, once for all experiments."""
+    metrics = [condition["metric"] for condition in row["conditions"]]
+    return bool(metrics) and all(metric.startswith("benchmarks.") for metric in metrics)
 
 
 def _escape(text: str) -> str:

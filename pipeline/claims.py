@@ -1,6 +1,5 @@
 """The paper's claims, and verdicts on them by the rules of ``claims.yaml``."""
 
-import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -9,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.files import read_json
 from pipeline.params import ROOT, Params, ParamsError, Word, load_params, read_yaml
-from pipeline.questions import FAMILIES, QUESTIONS, Section
+from pipeline.questions import QUESTIONS, Section, Unit
 
 __all__ = ["Claim", "Condition", "bound", "judge", "judge_claims", "load_claims", "verdict"]
 
@@ -46,7 +45,7 @@ class Condition(Section):
                 f"metric must begin with benchmarks or a question, one of {', '.join(QUESTIONS)}, "
                 f"got {self.metric!r}"
             )
-        if not QUESTIONS[name].writes(key):
+        if QUESTIONS[name].families_in(key) is None:
             declared = ", ".join(f"{name}.{metric}" for metric in QUESTIONS[name].metrics)
             raise ValueError(
                 f"metric must be one that its question declares, {declared or 'none'}, "
@@ -57,8 +56,15 @@ class Condition(Section):
     @property
     def families(self) -> set[str]:
         """The families of networks that the metric is about."""
-        names = re.split(r"\.|_minus_", self.metric)
-        return set(FAMILIES).intersection(names)
+        name, _, key = self.metric.partition(".")
+        question = QUESTIONS.get(name)
+        return (question and question.families_in(key)) or set()
+
+    @property
+    def unit(self) -> Unit:
+        """What the metric is: a number, a share, or a difference of shares."""
+        name, _, key = self.metric.partition(".")
+        return QUESTIONS[name].unit(key) if name in QUESTIONS else "number"
 
 
 class Claim(Section):
@@ -100,10 +106,12 @@ def load_claims(
         path: the file of the claims.
 
     Raises:
-        ParamsError: if the file is not valid, or names a bound that there is not, or if the bounds
-            of a condition contradict each other; the message names the place.
+        ParamsError: if the file is not valid, names an unknown bound or a family that no experiment
+            has, or if the bounds of a condition contradict each other; it names the place.
     """
-    section = (params or load_params()).section(experiment)
+    params = params or load_params()
+    section = params.section(experiment)
+    families = {name for one in params.sections.values() for name in one.models}
     try:
         content = _Claims.model_validate(read_yaml(path))
     except ValidationError as error:
@@ -118,6 +126,8 @@ def load_claims(
     for claim_id, claim in content.claims.items():
         for condition in claim.conditions:
             where = f"{path.name} is not valid:\n  claims.{claim_id}, {condition.metric}"
+            if unknown := sorted(condition.families - families):
+                raise ParamsError(f"{where}: no experiment has models.{', models.'.join(unknown)}")
             condition.at_least = _number(condition.at_least, bounds, where)
             condition.at_most = _number(condition.at_most, bounds, where)
             low, high = condition.at_least, condition.at_most
@@ -128,8 +138,9 @@ def load_claims(
 
 def bound(experiment: str, name: str) -> float:
     """A bound of ``claims.yaml`` by name, as it holds for an experiment."""
-    load_claims(experiment)
-    own = load_params().section(experiment).bounds
+    params = load_params()
+    load_claims(experiment, params)  # which checks the file
+    own = params.section(experiment).bounds
     return own.get(name, read_yaml(ROOT / "claims.yaml")["bounds"][name])
 
 
@@ -198,11 +209,11 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
         networks: how many the number must come from, where it says how many (``n``).
 
     Returns:
-        ``what``, ``metric``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and ``high``,
-        ``n``, ``source`` (the file, relative to the experiment) and ``state``: ``"holds"`` or
-        ``"fails"`` if all of the interval does, ``"open"`` if a part of it does or if there are
-        too few networks, ``"not measured"`` without a number. A number that is said to be a
-        ``lower_bound`` has an interval without an upper end.
+        ``what``, ``metric``, ``unit``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and
+        ``high``, ``n``, ``source`` (the file, relative to the experiment) and ``state``:
+        ``"holds"`` or ``"fails"`` if all of the interval does, ``"open"`` if a part of it does or
+        if there are too few networks, ``"not measured"`` without a number. A number that is said to
+        be a ``lower_bound`` has an interval without an upper end.
 
     Raises:
         ValueError: if a file of results is damaged; the message names it.
@@ -218,7 +229,7 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
     for key in keys:
         measured = measured.get(key) if isinstance(measured, dict) else None
     row = {"what": condition.what, "metric": condition.metric, "bound": _bound_text(condition)}
-    row["source"] = source
+    row |= {"unit": condition.unit, "source": source}
     if measured is None:
         return row | {"measured": "not measured", "n": None, "state": "not measured"}
     if not isinstance(measured, dict):

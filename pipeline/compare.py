@@ -17,7 +17,7 @@ from pipeline.provenance import FILE, git
 __all__ = ["NO_RESULTS", "Comparison", "Difference", "compare_results", "ignored", "markdown"]
 
 NO_RESULTS = frozenset({FILE, "dvc.yaml", "dvc.lock", ".gitignore"})
-"""Names of files that stand beside the results of an experiment and are none themselves."""
+"""Names of files in a folder of results that are no results."""
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def ensure(root: Path, python: str) -> Path:
         The folder of the environment.
 
     Raises:
-        Refused: if something else stands at ``.venv``, or the installation fails; ``.venv`` is then
-            as it was.
+        Refused: if something else stands at ``.venv``, or the installation of what the lock names
+            fails; ``.venv`` is then as it was. Or if that of this package into it fails, which the
+            next call tries again.
     """
     environment = _current(root)
     if environment is None or not _fits(root, environment):
@@ -73,7 +74,8 @@ def ensure(root: Path, python: str) -> Path:
             # Another make may have done it meanwhile.
             if _stamp(environment).get("project") != project:
                 options = ["--quiet", "--no-deps", "--no-build-isolation", "--editable"]
-                _pip(root, environment, ["install", *options, "."])
+                left = "this package is not installed in .venv yet"
+                _pip(root, environment, ["install", *options, "."], left)
                 _write_stamp(environment, _stamp(environment) | {"project": project})
     return environment
 
@@ -163,7 +165,8 @@ def _build(root: Path, environment: Path, python: str) -> None:
     make = [base, "-m", "venv", "--prompt", "irevnet", str(environment)]
     if subprocess.run(make).returncode != 0:
         raise Refused(f"'{base} -m venv' failed, see above; .venv is as it was.")
-    _pip(root, environment, ["install", "--quiet", "--require-hashes", "-r", "requirements.lock"])
+    options = ["--quiet", "--require-hashes", "-r", "requirements.lock"]
+    _pip(root, environment, ["install", *options], ".venv is as it was")
     lock = _hash(root / "requirements.lock")
     _write_stamp(environment, {"path": str(environment), "lock": lock})
 
@@ -193,10 +196,10 @@ def _base_python(python: str) -> str:
     return base
 
 
-def _pip(root: Path, environment: Path, arguments: Sequence[str]) -> None:
+def _pip(root: Path, environment: Path, arguments: Sequence[str], left: str) -> None:
     command = [str(environment / "bin" / "python"), "-m", "pip", *arguments]
     if subprocess.run(command, cwd=root).returncode != 0:
-        raise Refused(f"'pip {' '.join(arguments)}' failed, see above; .venv is as it was.")
+        raise Refused(f"'pip {' '.join(arguments)}' failed, see above; {left}.")
 
 
 @contextlib.contextmanager

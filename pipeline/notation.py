@@ -18,11 +18,9 @@ __all__ = [
     "show_points",
 ]
 
-_SHARES = re.compile(r"\.equal_as_uint8$|_share$|\.accuracy$")
 _SUPERSCRIPTS = "\N{SUPERSCRIPT MINUS}" + "".join(
     chr(code) for code in (0x2070, 0xB9, 0xB2, 0xB3, *range(0x2074, 0x207A))
 )
-_DIFFERENCES = re.compile(r"\.differences\.")
 
 
 class Shown(NamedTuple):
@@ -104,7 +102,7 @@ def show_metric(condition: dict[str, Any]) -> str:
     values = [condition[key] for key in keys if condition.get(key) is not None]
     if values[1:] == values[:1] * 2:
         values = values[:1]
-    shown = _in_unit(condition["metric"], values)
+    shown = _in_unit(condition["unit"], values)
     return f"at least {shown}" if condition.get("lower_bound") else shown
 
 
@@ -112,7 +110,7 @@ def show_bound(condition: dict[str, Any]) -> str:
     """The rule of a condition of ``claims.json``, its numbers in the unit of the metric."""
     return re.sub(
         r"(?<=at most |t least )\S+",
-        lambda number: _exact(condition.get("metric", ""), float(number[0])),
+        lambda number: _exact(condition["unit"], float(number[0])),
         condition["bound"],
     )
 
@@ -128,11 +126,11 @@ def plain(text: str) -> str:
     return text.replace(r"\ (", " (").replace(r"\text{ to }", "to").replace("  to  ", " to ")
 
 
-def _in_unit(metric: str, values: Sequence[float], digits: int | None = None) -> str:
-    """Values in the unit of a metric; ``digits`` in place of what suits measured ones."""
-    if _DIFFERENCES.search(metric):
+def _in_unit(unit: str, values: Sequence[float], digits: int | None = None) -> str:
+    """Values in a unit of metrics; ``digits`` in place of what suits measured ones."""
+    if unit == "difference":
         return show_points(values, digits or 2).on_one_line()
-    if _SHARES.search(metric):
+    if unit == "share":
         # Nothing but all of them is 100%.
         least = 1
         while round(values[0], least + 2) == 1 != values[0] and least < 6:
@@ -143,9 +141,9 @@ def _in_unit(metric: str, values: Sequence[float], digits: int | None = None) ->
     return show_number(values, digits or 3).on_one_line()
 
 
-def _exact(metric: str, bound: float) -> str:
+def _exact(unit: str, bound: float) -> str:
     """A bound, which is exact: all its digits, and no zeros that say how well it is known."""
-    text = _in_unit(metric, [bound], digits=6)
+    text = _in_unit(unit, [bound], digits=6)
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda match: match[1].rstrip("."), text, count=1)
 
 

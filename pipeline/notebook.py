@@ -47,13 +47,14 @@ __all__ = [
     "trained_models",
     "training_history",
     "training_runs",
+    "variants",
     "weights_dtype",
     "weights_metadata",
 ]
 
 
 def _keep_priority() -> None:
-    """Has Linux take the priority that ``nice`` gave a notebook's kernel for that of its session.
+    """Applies the priority that ``nice`` gave a notebook's kernel to its session.
 
     A kernel has a session of its own, and sessions share the processor equally, whatever priority
     their processes have (``sched(7)``, *The autogroup feature*). The session of a command line is

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from irevnet.training.config import TrainingConfig
-from pipeline.questions import QUESTIONS, WORD, Section
+from pipeline.questions import QUESTIONS, WORD, Section, UpTo, different
 
 __all__ = [
     "ROOT",
@@ -69,12 +69,6 @@ def _plain_word(name: str) -> str:
     return name
 
 
-def _different(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"must not repeat a value, got {values}")
-    return values
-
-
 def _recipe(value: dict[str, Any]) -> dict[str, Any]:
     _known_fields(value)
     try:
@@ -89,6 +83,13 @@ def _known_fields(value: dict[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(value) - set(known)):
         raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {', '.join(known)}")
     return value
+
+
+def _check_at_most(name: str, value: int, things: str, there: dict[str, int]) -> None:
+    if things in there and value > there[things]:
+        raise ValueError(
+            f"{name} must be at most {there[things]}, the number of {things}, got {value}"
+        )
 
 
 Word = Annotated[str, AfterValidator(_plain_word)]
@@ -155,7 +156,7 @@ class _Experiment(Section):
     """
 
     seeds: Annotated[
-        list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_different)
+        list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(different)
     ]
     published: Literal["best", "first", "none"]
     judged_on: Literal["test", "validation"] = "test"
@@ -190,24 +191,46 @@ class _Experiment(Section):
 
     @model_validator(mode="after")
     def _there_are_enough_images_and_networks(self) -> Self:
-        limits = {"networks": (len(self.seeds), "seeds")}
-        if known := _DATA_SETS.get(self.data.name):
-            training = (known.training - self.data.validation, "training images")
-            test = (known.test, "test images")
-            limits |= {"batch_size": training, "training_images": training, "test_images": test}
-            limits |= {"images": test, "pairs": test}
+        there = self._numbers()
         recipes = {f"models.{name}.training": m.training for name, m in self.models.items()}
-        sections = {"training": self.training or {}, **recipes}
+        for section, recipe in ({"training": self.training or {}} | recipes).items():
+            if isinstance(size := recipe.get("batch_size"), int):  # types are checked elsewhere
+                _check_at_most(f"{section}.batch_size", size, "training images", there)
         for question in self.questions:
-            sections[question] = getattr(self, question).model_dump()
-        for section, values in sections.items():
-            for name, (most, things) in limits.items():
-                # Recipes are checked for types elsewhere.
-                if isinstance(values.get(name), int) and values[name] > most:
-                    raise ValueError(
-                        f"{section}.{name} must be at most {most}, the number of {things}, "
-                        f"got {values[name]}"
-                    )
+            parameters = getattr(self, question)
+            for name, parameter in type(parameters).model_fields.items():
+                for limit in (one for one in parameter.metadata if isinstance(one, UpTo)):
+                    value = getattr(parameters, name)
+                    _check_at_most(f"{question}.{name}", value, limit.things, there)
+        return self
+
+    @model_validator(mode="after")
+    def _batches_and_pairs_are_of_different_images(self) -> Self:
+        there = self._numbers()
+        precision, trivial = getattr(self, "precision", None), getattr(self, "trivial", None)
+        if precision is not None:
+            images = precision.images * precision.batches
+            _check_at_most("precision.images times batches", images, "training images", there)
+        if trivial is not None:
+            _check_at_most("trivial.pairs, of two each,", 2 * trivial.pairs, "test images", there)
+        return self
+
+    def _numbers(self) -> dict[str, int]:
+        """How many seeds and, where that is known, images there are."""
+        known = _DATA_SETS.get(self.data.name)
+        images = {}
+        if known:
+            training = known.training - self.data.validation
+            images = {"training images": training, "test images": known.test}
+        return {"seeds": len(self.seeds)} | images
+
+    @model_validator(mode="after")
+    def _questions_have_the_networks_that_they_load(self) -> Self:
+        loading = [name for name in self.questions if QUESTIONS[name].published]
+        if self.published == "none" and loading:
+            raise ValueError(
+                f"published: none leaves {', '.join(loading)} without a network to load"
+            )
         return self
 
     @model_validator(mode="after")

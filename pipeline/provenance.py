@@ -118,7 +118,7 @@ def keep_committed(folder: Path, root: Path = ROOT) -> bool:
 def _experiment_changed(experiment: str) -> bool:
     """Whether an experiment's section of ``params.yaml`` differs from the commit's.
 
-    The rest of the file says which experiments are to run, which changes no result.
+    The sections of other experiments do not affect its results.
     """
     committed = git("show", "HEAD:params.yaml")
     if committed is None:

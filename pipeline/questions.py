@@ -2,13 +2,13 @@
 
 A question ``name`` is ``notebooks/<name>.ipynb``; its parameters are the section ``<name>`` of an
 experiment in ``params.yaml``, its results ``results/<experiment>/<name>/``. Everything else that
-the pipeline has to know of it is said here: the parameters' schema, what it needs, the claims that
-its numbers decide, and the metrics on which their rules stand.
+the pipeline has to know of it is said here: the parameters' schema, which networks it needs, and
+the metrics on which rules of ``claims.yaml`` may stand.
 """
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +21,19 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["FAMILIES", "QUESTIONS", "WORD", "Question", "Section"]
+__all__ = ["QUESTIONS", "WORD", "Question", "Section", "UpTo", "different"]
 
 # Names of experiments, families and bounds: they become folders, stages and arguments of commands.
 WORD = r"[a-z][a-z0-9_]{0,39}"
+
+
+T = TypeVar("T")
+
+
+class UpTo(NamedTuple):
+    """Said of a parameter: it is no larger than the number of some things that there are."""
+
+    things: Literal["training images", "test images", "seeds"]
 
 
 def _rising(values: list[int]) -> list[int]:
@@ -33,7 +42,12 @@ def _rising(values: list[int]) -> list[int]:
     return values
 
 
-def _different(values: list[float]) -> list[float]:
+def different(values: list[T]) -> list[T]:
+    """The values, if none of them stands twice.
+
+    Raises:
+        ValueError: if one does.
+    """
     if len(set(values)) < len(values):
         raise ValueError(f"must not repeat a value, got {values}")
     return values
@@ -41,9 +55,14 @@ def _different(values: list[float]) -> list[float]:
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
-Penalties = Annotated[list[Positive], Field(min_length=1), AfterValidator(_different)]
+Penalties = Annotated[list[Positive], Field(min_length=1), AfterValidator(different)]
 Dimensions = Annotated[list[PositiveInt], Field(min_length=2), AfterValidator(_rising)]
 Precision_ = Literal["float32", "float64"]
+Unit = Literal["number", "share", "difference"]  # a difference of shares
+TrainingImages = Annotated[PositiveInt, UpTo("training images")]
+TestImages = Annotated[PositiveInt, UpTo("test images")]
+TwoTestImages = Annotated[int, Field(ge=2), UpTo("test images")]
+Networks = Annotated[PositiveInt, UpTo("seeds")]
 
 
 class Section(BaseModel):
@@ -66,8 +85,8 @@ class Section(BaseModel):
 class Inversion(Section):
     """Parameters of ``notebooks/inversion.ipynb``."""
 
-    networks: PositiveInt
-    images: Annotated[int, Field(ge=2)]
+    networks: Networks
+    images: TwoTestImages
     gallery: PositiveInt
     random_representations: Annotated[int, Field(ge=2)]
 
@@ -76,13 +95,13 @@ class Accuracy(Section):
     """Parameters of ``notebooks/accuracy.ipynb``."""
 
     level: Annotated[float, Field(gt=0.5, lt=1)]
-    baselines: Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+    baselines: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
 
 
 class Jacobian(Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
-    images: Annotated[int, Field(ge=2)]
+    images: TwoTestImages
     compared_images: Annotated[int, Field(ge=2)]
     energy: Share
     precision: Precision_ = "float64"
@@ -95,17 +114,17 @@ class Jacobian(Section):
 class Interpolation(Section):
     """Parameters of ``notebooks/interpolation.ipynb``."""
 
-    pairs: Annotated[int, Field(ge=4)]
+    pairs: Annotated[int, Field(ge=4), UpTo("test images")]
     steps: Annotated[int, Field(ge=3)]
     shown: PositiveInt
     frames: Annotated[int, Field(ge=3)]
-    networks: PositiveInt
+    networks: Networks
     judges: NonNegativeInt
-    judge_images: PositiveInt
+    judge_images: TrainingImages
     judge_epochs: PositiveInt
     fine_tuning_epochs: NonNegativeInt = 0
-    training_images: NonNegativeInt = 0
-    test_images: NonNegativeInt = 0
+    training_images: Annotated[NonNegativeInt, UpTo("training images")] = 0
+    test_images: Annotated[NonNegativeInt, UpTo("test images")] = 0
 
     @model_validator(mode="after")
     def _half_of_the_pairs_are_of_one_class(self) -> Self:
@@ -119,9 +138,9 @@ class Interpolation(Section):
 class Separation(Section):
     """Parameters of ``notebooks/separation.ipynb``."""
 
-    networks: PositiveInt
-    training_images: PositiveInt
-    test_images: PositiveInt
+    networks: Networks
+    training_images: TrainingImages
+    test_images: TestImages
     penalties: Penalties
     search_tolerance: Positive
     classes: NonNegativeInt = 0
@@ -130,9 +149,9 @@ class Separation(Section):
 class Dimensionality(Section):
     """Parameters of ``notebooks/dimensionality.ipynb``."""
 
-    networks: PositiveInt
-    training_images: PositiveInt
-    test_images: PositiveInt
+    networks: Networks
+    training_images: TrainingImages
+    test_images: TestImages
     penalties: Penalties
     search_tolerance: Positive
     dimensions: Dimensions
@@ -144,27 +163,27 @@ class Memory(Section):
     """Parameters of ``notebooks/memory.ipynb``."""
 
     blocks_per_stage: Dimensions
-    batch_size: PositiveInt
+    batch_size: TrainingImages
     networks: NonNegativeInt
     epochs: PositiveInt
-    training_images: PositiveInt
+    training_images: TrainingImages
 
 
 class Precision(Section):
     """Parameters of ``notebooks/precision.ipynb``."""
 
-    images: PositiveInt
+    images: TrainingImages
     batches: Annotated[int, Field(ge=2)]
     epochs: PositiveInt
-    training_images: PositiveInt
+    training_images: TrainingImages
 
 
 class Metamers(Section):
     """Parameters of ``notebooks/metamers.ipynb``."""
 
-    training_images: PositiveInt
-    test_images: PositiveInt
-    pairs: Annotated[int, Field(ge=2)]
+    training_images: TrainingImages
+    test_images: TestImages
+    pairs: TwoTestImages
     shown: Annotated[int, Field(ge=2)]
     steps: Annotated[int, Field(ge=2)]
 
@@ -172,13 +191,13 @@ class Metamers(Section):
 class Trivial(Section):
     """Parameters of ``notebooks/trivial.ipynb``."""
 
-    images: PositiveInt
+    images: TestImages
     energy: Share
     precision: Precision_ = "float64"
-    pairs: Annotated[int, Field(ge=2)]
+    pairs: TwoTestImages
     steps: Annotated[int, Field(ge=3)]
-    training_images: PositiveInt
-    test_images: PositiveInt
+    training_images: TrainingImages
+    test_images: TestImages
     penalties: Penalties
     search_tolerance: Positive
     dimensions: Dimensions
@@ -190,9 +209,9 @@ class Trivial(Section):
 class Stability(Section):
     """Parameters of ``notebooks/stability.ipynb``."""
 
-    images: PositiveInt
+    images: TestImages
     epochs: PositiveInt
-    training_images: PositiveInt
+    training_images: TrainingImages
     power_steps: PositiveInt
     search_steps: PositiveInt
     step_size: PositiveInt
@@ -205,112 +224,132 @@ class Question:
 
     Args:
         schema: of its section of ``params.yaml``.
-        needs: the images, or with them the published network of each family, or the networks of
-            all runs.
+        published: whether it loads the published network of a family.
+        runs: whether it loads the networks of all runs.
         families: the families of networks that the notebook names, and an experiment must have.
         reads: other questions whose ``metrics.json`` it reads.
         curves: whether it reads how training went, ``history.csv`` of all runs.
-        claims: ids of the claims, in ``claims.yaml``, that its numbers help to decide.
-        metrics: the metrics on which rules may stand; ``{family}`` is any family of networks.
+        metrics: those on which rules may stand, and what they are; ``{family}`` is any family of
+            networks.
         bounds: parameters of the notebook that are a bound of ``claims.yaml``, by its name.
     """
 
     schema: type[Section]
-    needs: Literal["images", "published", "runs"] = "published"
+    published: bool = False
+    runs: bool = False
     families: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     curves: bool = False
-    claims: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
+    metrics: dict[str, Unit] = field(default_factory=dict)
     bounds: dict[str, str] = field(default_factory=dict)
 
-    def writes(self, metric: str) -> bool:
-        """Whether a rule may stand on a metric, a dotted path in its ``metrics.json``."""
-        patterns = (re.escape(name).replace(r"\{family\}", WORD) for name in self.metrics)
-        return any(re.fullmatch(pattern, metric) for pattern in patterns)
+    def families_in(self, metric: str) -> set[str] | None:
+        """The families of networks that a metric is about, or None if no rule may stand on it.
 
+        Args:
+            metric: a dotted path in the question's ``metrics.json``.
+        """
+        declared = self._declared(metric)
+        return None if declared is None else declared[1]
 
-FAMILIES = ("irevnet", "irevnet_bijective", "revnet", "resnet", "projected", "shuffled")
-"""Families of networks by which claims name what they are about."""
+    def unit(self, metric: str) -> Unit:
+        """What a metric is; a number if no rule may stand on it."""
+        declared = self._declared(metric)
+        return "number" if declared is None else declared[0]
 
-_IREVNETS = FAMILIES[:2]
+    def _declared(self, metric: str) -> tuple[Unit, set[str]] | None:
+        for name, unit in self.metrics.items():
+            pattern = re.escape(name).replace(r"\{family\}", f"({WORD})")
+            if match := re.fullmatch(pattern, metric):
+                return unit, set(match.groups())
+        return None
+
 
 QUESTIONS = {
     "inversion": Question(
         Inversion,
-        needs="runs",
-        claims=("C1", "C1b", "C9"),
-        metrics=(
-            "{family}.plain.relative_error",
-            "{family}.plain.equal_as_uint8",
-            "{family}.relative_error",
-            "{family}.equal_as_uint8",
-            "{family}.flops_ratio",
-            "{family}.representation_error",
-        ),
+        published=True,
+        runs=True,
+        metrics={
+            "{family}.plain.relative_error": "number",
+            "{family}.plain.equal_as_uint8": "share",
+            "{family}.relative_error": "number",
+            "{family}.equal_as_uint8": "share",
+            "{family}.flops_ratio": "number",
+            "{family}.representation_error": "number",
+        },
     ),
     "accuracy": Question(
         Accuracy,
-        needs="runs",
+        runs=True,
         curves=True,
-        claims=("C2", "C3"),
-        metrics=("families.{family}.accuracy", "differences.{family}_minus_{family}"),
+        metrics={
+            "families.{family}.accuracy": "share",
+            "differences.{family}_minus_{family}": "difference",
+        },
         bounds={"margin": "accuracy_margin", "margin_bijective": "accuracy_margin_bijective"},
     ),
     "jacobian": Question(
         Jacobian,
+        published=True,
         families=("irevnet_bijective",),
-        claims=("C4",),
-        metrics=("{family}.condition_number", "{family}.energy_share"),
+        metrics={
+            "{family}.condition_number": "number",
+            "{family}.energy_share": "share",
+        },
     ),
     "interpolation": Question(
         Interpolation,
-        needs="runs",
+        published=True,
+        runs=True,
         families=("irevnet_bijective",),
-        claims=("C5",),
-        metrics=(
-            "{family}.same_class.recognised_of_yardstick",
-            "{family}.different_classes.recognised_of_yardstick",
-        ),
+        metrics={
+            "{family}.same_class.recognised_of_yardstick": "number",
+            "{family}.different_classes.recognised_of_yardstick": "number",
+        },
     ),
     "separation": Question(
         Separation,
-        needs="runs",
+        runs=True,
         families=("irevnet_bijective",),
-        claims=("C6",),
-        metrics=(
-            "{family}.svm_gain_rank_correlation",
-            "{family}.knn_gain_rank_correlation",
-            "{family}.svm_errors_removed",
-            "{family}.knn_errors_removed",
-        ),
+        metrics={
+            "{family}.svm_gain_rank_correlation": "number",
+            "{family}.knn_gain_rank_correlation": "number",
+            "{family}.svm_errors_removed": "share",
+            "{family}.knn_errors_removed": "share",
+        },
     ),
     "dimensionality": Question(
         Dimensionality,
-        needs="runs",
+        runs=True,
         families=("irevnet_bijective",),
-        claims=("C7",),
-        metrics=(
-            "{family}.svm_per_class",
-            "{family}.knn_per_class",
-            "{family}.svm_against_initial",
-            "{family}.knn_against_initial",
-            "{family}.readout_loss",
-        ),
+        metrics={
+            "{family}.svm_per_class": "number",
+            "{family}.knn_per_class": "number",
+            "{family}.svm_against_initial": "number",
+            "{family}.knn_against_initial": "number",
+            "{family}.readout_loss": "difference",
+        },
     ),
     "memory": Question(
         Memory,
         families=("irevnet_bijective",),
-        claims=("C8", "C8c"),
-        metrics=("reversible.growth", "retrained.difference"),
+        metrics={
+            "reversible.growth": "number",
+            "retrained.difference": "difference",
+        },
     ),
     "precision": Question(
         Precision,
-        families=_IREVNETS,
-        claims=("C8b",),
-        metrics=("gradients.{family}.ratio",),
+        published=True,
+        families=("irevnet", "irevnet_bijective"),
+        metrics={
+            "gradients.{family}.ratio": "number",
+        },
     ),
-    "metamers": Question(Metamers, families=("irevnet_bijective",)),
-    "trivial": Question(Trivial, families=("irevnet_bijective", "resnet"), reads=("separation",)),
-    "stability": Question(Stability, families=_IREVNETS),
+    "metamers": Question(Metamers, published=True, families=("irevnet_bijective",)),
+    "trivial": Question(
+        Trivial, published=True, families=("irevnet_bijective", "resnet"), reads=("separation",)
+    ),
+    "stability": Question(Stability, published=True, families=("irevnet", "irevnet_bijective")),
 }

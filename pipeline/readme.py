@@ -138,7 +138,9 @@ def _badge(root: Path, experiment: Experiment, claim_id: str) -> str:
     verdict = experiment.verdict(claim_id)
     if verdict == "not tested here":
         return f"{SYMBOLS[verdict]} not tested"
-    question = next((name for name, one in QUESTIONS.items() if claim_id in one.claims), "claims")
+    (row,) = [row for row in experiment.rows if row["id"] == claim_id]
+    named = (condition["metric"].partition(".")[0] for condition in row["conditions"])
+    question = next((name for name in named if name in QUESTIONS), "claims")
     notebook = f"results/{experiment.name}/{question}/{question}.ipynb"
     text = f"{SYMBOLS.get(verdict, '')} {verdict}".strip()
     return f"[{text}]({notebook})" if (root / notebook).is_file() else text

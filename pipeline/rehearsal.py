@@ -27,6 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from irevnet.weights import read_tensors
 from pipeline.copies import copy_repository, environment_of, link_data
 from pipeline.files import read_json
+from pipeline.notebook import checkpoint_path
 from pipeline.params import ROOT, ParamsError
 from pipeline.provenance import git
 from pipeline.run import execute, notebook_environment, notebook_parameters
@@ -70,6 +71,9 @@ def rehearse(experiment: str, family: str) -> dict[str, Any]:
     parameters["images"] = size * _STEPS_PER_EPOCH
     output = ROOT / "scratch" / f"rehearsal-{experiment}-{family}"
     shutil.rmtree(output, ignore_errors=True)
+    # An interrupted rehearsal, perhaps of other code, is not to be resumed.
+    state = checkpoint_path(experiment, family, 0, output.relative_to(ROOT).as_posix())
+    shutil.rmtree(state.parent, ignore_errors=True)
     execute("train", parameters, output)
     result = {
         "weights": _fingerprint(output / "weights.safetensors"),
@@ -106,7 +110,7 @@ def published(
     try:
         committed = json.loads(text)
     except ValueError:
-        print(f"{name}: what is committed is damaged, and takes no part")
+        print(f"{name}: the committed file is damaged, and ignored")
         return result
     if committed == result:
         return result

@@ -88,7 +88,7 @@ def notebook_environment(question: str, experiment: str) -> dict[str, str]:
 
 
 def prepare_fonts(cache: Path) -> None:
-    """Has matplotlib list the fonts, of which it would give notice in the first notebook."""
+    """Builds matplotlib's list of fonts, of which the first notebook would print a notice."""
     if not any(cache.glob("fontlist-*.json")):
         cache.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)

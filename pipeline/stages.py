@@ -1,7 +1,6 @@
 """Writes the pipelines: ``python -m pipeline.stages``; ``--check`` only compares.
 
-A pipeline that is left of an experiment which is not there any more, or which has become the
-default one, is removed.
+The pipeline of an experiment that no longer exists, or has become the default one, is removed.
 
 Each experiment of ``params.yaml`` has a pipeline of its own, made from the declarations there and
 in :mod:`pipeline.questions`. That of the default experiment is ``dvc.yaml``, so that ``dvc repro``
@@ -81,7 +80,7 @@ def pipeline_text(experiment: str, params: Params) -> str:
     file = pipeline_file(experiment, params.default)
     section = params.section(experiment)
     up = "/".join([".."] * len(file.parent.parts))
-    stages = _stages(experiment, section, _benchmarks(experiment, params))
+    stages = _stages(experiment, section, _judged_by(experiment, params))
     if up:
         stages = {name: {"wdir": up, **stage} for name, stage in stages.items()}
     content: dict[str, Any] = {"stages": stages}
@@ -97,16 +96,22 @@ def pipeline_text(experiment: str, params: Params) -> str:
     return _HEADER.format(argument=argument) + text
 
 
-def _benchmarks(experiment: str, params: Params) -> list[str]:
-    """The results of benchmarks by which claims are judged."""
+def _judged_by(experiment: str, params: Params) -> list[str]:
+    """The files of results by which claims are judged, of questions and of benchmarks."""
     claims = load_claims(experiment, params).values()
-    metrics = [condition.metric.split(".") for claim in claims for condition in claim.conditions]
-    files = {parts[1:3] for parts in map(tuple, metrics) if parts[0] == "benchmarks"}
-    return [f"results/benchmarks/{folder}/{name}.json" for folder, name in sorted(files)]
+    metrics = {condition.metric for claim in claims for condition in claim.conditions}
+    decided_by = {tuple(metric.split(".")) for metric in metrics}
+    asked = [
+        f"results/{experiment}/{name}/metrics.json"
+        for name in params.section(experiment).questions
+        if any(parts[0] == name for parts in decided_by)
+    ]
+    benchmarks = {parts[1:3] for parts in decided_by if parts[0] == "benchmarks"}
+    return asked + [f"results/benchmarks/{'/'.join(parts)}.json" for parts in sorted(benchmarks)]
 
 
 def _stages(
-    experiment: str, section: Experiment, benchmarks: list[str]
+    experiment: str, section: Experiment, judged_by: list[str]
 ) -> dict[str, dict[str, Any]]:
     results = f"results/{experiment}"
     run, to = "python -m pipeline.run", f"--experiment {experiment}"
@@ -174,9 +179,9 @@ def _stages(
         },
     }
     if plain:
-        question = _question(experiment, "${item.question}")
+        question = _question(experiment, section, "${item.question}")
         stages["question"] = {"matrix": {"question": plain}, **question}
-    stages |= {name: _question(experiment, name) for name in special}
+    stages |= {name: _question(experiment, section, name) for name in special}
     stages["claims"] = {
         "cmd": f"{run} claims {to}",
         **({"params": [f"{experiment}.bounds"]} if section.bounds else {}),
@@ -184,22 +189,23 @@ def _stages(
             "claims.yaml",
             "notebooks/claims.ipynb",
             *RUNNER,
-            *(
-                f"{results}/{name}/metrics.json"
-                for name in section.questions
-                if QUESTIONS[name].claims
-            ),
-            *benchmarks,
+            *judged_by,
         ],
         "outs": [_uncached(f"{results}/claims")],
     }
     return stages
 
 
-def _question(experiment: str, name: str) -> dict[str, Any]:
+def _question(experiment: str, section: Experiment, name: str) -> dict[str, Any]:
+    # Notebooks read these of params.yaml, beside their own section.
+    entries = [name, "data", "models", "seeds", "threads"]
+    if section.training is not None:
+        entries.append("training")
+    if name in QUESTIONS and QUESTIONS[name].bounds and section.bounds:
+        entries.append("bounds")
     return {
         "cmd": f"python -m pipeline.run {name} --experiment {experiment}",
-        "params": [f"{experiment}.{name}", f"{experiment}.threads"],
+        "params": [f"{experiment}.{entry}" for entry in entries],
         "deps": [
             f"notebooks/{name}.ipynb",
             "irevnet",
@@ -253,10 +259,12 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(error, file=sys.stderr)
         return 1
     status = 0
-    # Two pipelines with the same outputs, of which one is left over, and DVC reads none at all.
+    # DVC refuses to read any pipeline while a leftover one has the outputs of another.
     for path in sorted(set(root.glob("results/*/dvc.yaml")) - set(files)):
         if options.check:
-            print(f"{path.relative_to(root)} is of no experiment", file=sys.stderr)
+            print(
+                f"{path.relative_to(root)} belongs to no experiment of params.yaml", file=sys.stderr
+            )
             status = 1
         else:
             path.unlink()

@@ -1,8 +1,9 @@
 """How far the training of an experiment is: ``python -m pipeline.status cifar10``.
 
-A line per run: done, running, interrupted (it goes on from its checkpoint) or not begun, and an
-estimate of the time that is left. ``python -m pipeline.repro cifar10 --train`` trains what is not
-there yet, and can be stopped and started again at will.
+A line per run: done, out of date (done by another recipe than that of ``params.yaml``), running,
+interrupted (it goes on from its checkpoint) or not begun; and an estimate of the time that is left.
+``python -m pipeline.repro cifar10 --train`` trains what is not there yet, and can be stopped and
+started again at will.
 """
 
 import argparse
@@ -17,7 +18,10 @@ from irevnet.training.config import TrainingConfig
 from pipeline.files import read_json
 from pipeline.params import ROOT, ParamsError, load_params
 
-__all__ = ["Run", "main", "remaining_seconds", "training_runs"]
+__all__ = ["STATES", "Run", "main", "remaining_seconds", "training_runs"]
+
+
+STATES = ("done", "out of date", "running", "interrupted", "not begun")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Run:
     Args:
         family: of networks.
         seed: of the run.
-        state: ``"done"``, ``"running"``, ``"interrupted"`` or ``"not begun"``.
+        state: one of :data:`STATES`.
         share: how much of its computation is done, 0 to 1.
         seconds: of training so far, over all sessions; None if nothing is on record.
     """
@@ -49,7 +53,7 @@ def training_runs(experiment: str) -> list[Run]:
     if section.training is None:
         return []
     return [
-        _run(experiment, family, seed, TrainingConfig(**section.recipe(family)))
+        _run(experiment, family, seed, section.recipe(family))
         for family in section.models
         for seed in section.seeds
     ]
@@ -72,20 +76,22 @@ def remaining_seconds(runs: Sequence[Run]) -> float | None:
     return sum((1 - run.share) * by_family.get(run.family, average) for run in runs)
 
 
-def _run(experiment: str, family: str, seed: int, config: TrainingConfig) -> Run:
+def _run(experiment: str, family: str, seed: int, recipe: dict[str, Any]) -> Run:
     from pipeline.notebook import checkpoint_path  # takes a second, for PyTorch
 
     output = f"results/{experiment}/train/{family}-{seed}"
     if (ROOT / output / "metrics.json").is_file():
         provenance = ROOT / output / "provenance.json"
-        timing = read_json(provenance).get("timing", {}) if provenance.is_file() else {}
-        return Run(family, seed, "done", 1.0, timing.get("training"))
+        record = read_json(provenance) if provenance.is_file() else {}
+        if record.get("parameters", {}).get("training", recipe) != recipe:
+            return Run(family, seed, "out of date", 0.0, None)
+        return Run(family, seed, "done", 1.0, record.get("timing", {}).get("training"))
     path = checkpoint_path(experiment, family, seed, output)
     state = "running" if _is_locked(path.with_name(f"{path.name}.lock")) else "interrupted"
     metadata = _metadata(path)
     if metadata is None:
         return Run(family, seed, state if state == "running" else "not begun", 0.0, None)
-    share = _share(config, len(metadata["history"]))
+    share = _share(TrainingConfig(**recipe), len(metadata["history"]))
     return Run(family, seed, state, share, metadata["seconds"])
 
 
@@ -122,13 +128,10 @@ def _is_locked(path: Path) -> bool:
 def _describe(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
-        progress = "" if run.state in ("done", "not begun") else f" {run.share:.0%}"
+        progress = f" {run.share:.0%}" if run.state in ("running", "interrupted") else ""
         took = "" if run.seconds is None else f", {_duration(run.seconds)} of training"
         lines.append(f"{run.family}-{run.seed}: {run.state}{progress}{took}")
-    counts = [
-        f"{sum(run.state == state for run in runs)} {state}"
-        for state in ("done", "running", "interrupted", "not begun")
-    ]
+    counts = [f"{sum(run.state == state for run in runs)} {state}" for state in STATES]
     left = remaining_seconds(runs)
     about = "unknown until one has begun" if left is None else f"about {_duration(left)}"
     return "\n".join([*lines, f"{', '.join(counts)}; left, one after the other: {about}"])

@@ -87,7 +87,7 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
             name: compare_results(old / name, new / name, left_out=ignored(new / name, root))
             for name in sorted(names)
         }
-        # Of an experiment that nobody has run there is a pipeline and no more.
+        # An experiment that was never run has only its pipeline.
         return {name: comparison for name, comparison in compared.items() if comparison.files}
 
 

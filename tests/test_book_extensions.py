@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
         "what": "mean error",
         "measured": "2.5e-06 [2e-06, 3e-06]",
         "metric": "inversion.i-revnet.error",
+        "unit": "number",
         "value": 2.5e-6,
         "low": 2e-6,
         "high": 3e-6,

@@ -169,7 +169,11 @@ VALUES = [
     ("digits.memory.blocks_per_stage", [4, 2], "rise"),
     ("digits.memory.batch_size", 1078, "1077, the number of training images"),
     ("digits.precision.training_images", HUGE, "1077, the number of training images"),
-    ("digits.precision.images", HUGE, "540, the number of test images"),
+    ("digits.precision.images", HUGE, "1077, the number of training images"),
+    ("digits.precision.batches", 32, "times batches must be at most 1077"),
+    ("digits.trivial.pairs", 271, "of two each, must be at most 540"),
+    ("digits.interpolation.judge_images", 1078, "1077, the number of training images"),
+    ("digits.published", "none", "published: none leaves inversion, jacobian"),
     ("digits.metamers.shown", 101, "at most pairs"),
     ("digits.trivial.features", [5, 0], "rise"),
     ("digits.trivial.features", [0, 65], "the values of an image"),
@@ -260,8 +264,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("family", "model", "message"), NETWORKS)
 def test_a_network_that_does_not_fit_is_refused(tmp_path, family, model, message):
-    content = change(PARAMS, "digits.published", "none")
-    text = refused(tmp_path, change(content, f"digits.models.{family}", model))
+    text = refused(tmp_path, change(PARAMS, f"digits.models.{family}", model))
     assert f"digits.models.{family}: " in text
     assert message in text
 

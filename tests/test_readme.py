@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 CONDITION = {
     "what": "error, injective",
     "metric": "inversion.irevnet.relative_error",
+    "unit": "number",
     "bound": "at most 5e-06",
     "measured": "1.5e-06 [1e-06, 2e-06]",
     "value": 1.5e-6,
@@ -116,14 +117,16 @@ def train(root, experiment, epochs=8, seconds=3600.0):
 
 def test_the_answer_is_one_sentence_with_the_longest_training_first(tmp_path, write):
     ours = ROW | {"id": "C1b", "claim": "Not in the paper: another."}
-    write([ROW, ours, UNTESTED | {"id": "C3"}], experiment="toy")
+    timed = ROW | {"id": "C10", "conditions": [CONDITION | {"metric": "benchmarks.a.b.c"}]}
+    write([ROW, ours, UNTESTED | {"id": "C3"}, timed], experiment="toy")
     write([ROW | {"verdict": "inconclusive"}], experiment="small")
     write([UNTESTED], experiment="unfinished")
     (tmp_path / "params.yaml").write_text("toy: {data: {name: cifar10}}\n")
     train(tmp_path, "toy", seconds=7200)
     assert render_answer(tmp_path) == (
-        "**Of the paper's 2 claims, on CIFAR-10 (1 network of 8 epochs, 2.0 hours of training) 1 "
-        "is consistent with our measurements and 1 not tested here; on small 1 inconclusive.**"
+        "**Of 2 claims of the paper, on CIFAR-10 (1 network of 8 epochs, 2.0 hours of training) 1 "
+        "is consistent with our measurements and 1 not tested here; on small 1 inconclusive. C10, "
+        "measured by a benchmark and not by an experiment, is consistent.**"
     )
     (tmp_path / "results/toy/inversion/gallery.png").touch()
     assert "](results/toy/inversion/gallery.png)" in render_answer(tmp_path)
@@ -141,9 +144,9 @@ def test_the_scorecard_has_a_badge_for_each_experiment(tmp_path, write):
         "[\N{CHECK MARK} consistent](results/toy/inversion/inversion.ipynb) |",
         "| C3 | The input is recovered | \N{EN DASH} not tested | \N{EN DASH} not tested |",
         "",
-        "other (`other`): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, on "
-        "2 x A Processor. toy (`toy`). Nothing was tested on the thousand classes of ILSVRC-2012, "
-        "where the paper's evidence comes from.",
+        "other (`other`): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, trained "
+        "on 2 x A Processor. toy (`toy`). Nothing was tested on the thousand classes of "
+        "ILSVRC-2012, where the paper's evidence comes from.",
     ]
 
 
@@ -153,7 +156,7 @@ def test_main_writes_between_the_markers_once(tmp_path, write, capsys):
     assert "python -m pipeline.readme" in capsys.readouterr().err
     assert main([], tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"before\n{START}\n**Of the paper's 1 claims, on toy 1 is consistent")
+    assert text.startswith(f"before\n{START}\n**Of 1 claims of the paper, on toy 1 is consistent")
     assert text.endswith("<!-- scorecard:end -->\nafter\n")
     assert "old" not in text
     assert TABLE in (tmp_path / "results/README.md").read_text()

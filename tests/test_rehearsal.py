@@ -99,4 +99,4 @@ def test_a_damaged_published_file_is_named(repository, capfd):
     git(repository, "add", "results")
     git(repository, "commit", "--quiet", "--message", "damaged")
     assert published("digits", "resnet", {"weights": "b"}, repository) == {"weights": "b"}
-    assert f"{NAME}: what is committed is damaged" in capfd.readouterr().out
+    assert f"{NAME}: the committed file is damaged" in capfd.readouterr().out

@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from pipeline.claims import load_claims
 from pipeline.params import ROOT, load_params
 from pipeline.questions import QUESTIONS
 from pipeline.stages import main, pipeline_file, pipeline_text
@@ -110,7 +111,8 @@ def calls(source, name):
 def test_a_notebook_reads_the_metrics_that_its_question_declares(name):
     source = notebook_source(name)
     assert set(calls(source, "read_metrics")) == set(QUESTIONS[name].reads)
-    assert ("trained_models(" in source) == (QUESTIONS[name].needs == "runs")
+    assert ("trained_model(" in source) == QUESTIONS[name].published
+    assert ("trained_models(" in source) == QUESTIONS[name].runs
     assert ("training_history(" in source) == QUESTIONS[name].curves
     assert "load_experiment_data(" in source
 
@@ -127,9 +129,18 @@ def test_questions_depend_on_the_metrics_that_they_read(experiment):
         for other in question.reads if name in own else ():
             assert f"results/{experiment}/{other}/metrics.json" in own[name]["deps"]
     asked = PARAMS.section(experiment).questions
-    deciding = [name for name in asked if QUESTIONS[name].claims]
-    for name in deciding:
+    conditions = [c for one in load_claims(experiment, PARAMS).values() for c in one.conditions]
+    for name in {c.metric.split(".")[0] for c in conditions} & set(asked):
         assert f"results/{experiment}/{name}/metrics.json" in own["claims"]["deps"]
+
+
+def test_questions_depend_on_the_parameters_that_their_notebooks_read():
+    own = stages("cifar10_cpu")
+    for entry in ("${item.question}", "data", "models", "seeds", "training", "threads"):
+        assert f"cifar10_cpu.{entry}" in own["question"]["params"]
+    # Its margins are bounds of claims.yaml, one of which this experiment overrides.
+    assert "cifar10_cpu.bounds" in own["accuracy"]["params"]
+    assert "digits.bounds" not in stages("digits")["accuracy"]["params"]
 
 
 def test_the_files_are_up_to_date_and_the_default_one_is_short(tmp_path, capsys):
@@ -154,7 +165,7 @@ def test_a_pipeline_that_is_left_over_is_removed(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(params.replace("default: digits", "default: cifar10"))
     assert left_over.is_file()
     assert main(["--check"], tmp_path) == 1
-    assert "results/cifar10/dvc.yaml is of no experiment" in capsys.readouterr().err
+    assert "results/cifar10/dvc.yaml belongs to no experiment" in capsys.readouterr().err
     assert main([], tmp_path) == 0
     assert not left_over.exists()
     assert main(["--check"], tmp_path) == 0

@@ -39,8 +39,16 @@ def test_every_run_has_a_state(root, capsys):
     assert main(["digits"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "irevnet-1: running 50%, 1 min of training"
-    assert lines[-1].startswith("1 done, 1 running, 1 interrupted, 22 not begun; left, one after")
+    assert lines[-1].startswith(
+        "1 done, 0 out of date, 1 running, 1 interrupted, 22 not begun; left, one after"
+    )
     running.close()
+
+
+def test_a_run_by_another_recipe_is_out_of_date(root):
+    record = {"parameters": {"training": {"epochs": 1}}, "timing": {"training": 60.0}}
+    (root / "results/digits/train/irevnet-0/provenance.json").write_text(json.dumps(record))
+    assert training_runs("digits")[0] == Run("irevnet", 0, "out of date", 0.0, None)
 
 
 def test_the_estimate_goes_by_the_family_and_for_others_by_the_average():
