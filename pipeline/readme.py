@@ -34,9 +34,9 @@ _TITLE = """# Results
 
 Written by `python -m pipeline.readme` from the files here. Paper: what it claims and shows. Here:
 what was measured, its interval in brackets, and the rule of [claims.yaml](../claims.yaml) behind
-each number. n: trained networks or images behind it. An id leads to the folder with the executed
-notebook, its numbers (`metrics.json`) and their origin (`provenance.json`: command, commit,
-parameters, hardware, versions, time)."""
+each number. n: trained networks, images, batches (C8b), depths (C8) or rounds of a benchmark (C10)
+behind it. An id leads to the folder with the executed notebook, its numbers (`metrics.json`) and
+their origin (`provenance.json`: command, commit, parameters, hardware, versions, time)."""
 
 
 def render_answer(root: Path) -> str:

@@ -136,6 +136,13 @@ def test_a_metric_of_several_runs_has_a_mean(extension: ModuleType, folder: Path
         extension.mean_of_runs(train, "resnet", "loss")
 
 
+def test_finished_runs_are_counted_among_those_of_params_yaml(extension: ModuleType) -> None:
+    results = {"digits": {"train": {"irevnet-0": {}, "resnet-4": {}, "of_old-0": {}}}}
+    assert extension.finished(results, "digits") == "2 of 25"
+    assert extension.finished(results, "cifar10_released") == "0 of 2"
+    assert extension.finished(results, "ilsvrc2012") == ""  # whose network others have trained
+
+
 def test_intervals_come_apart(extension: ModuleType, folder: Path) -> None:
     error = view(extension, folder).toy.inversion.i_revnet.error
     assert extension.show_number(error, 2).apart() == (

@@ -9,10 +9,11 @@ results are in :mod:`results_directives` and :mod:`results_table`.
 """
 
 import copy
+import functools
 import hashlib
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ __all__ = [
     "BENCHMARK",
     "MissingResultError",
     "Results",
+    "finished",
     "load",
     "mean_of_runs",
     "number",
@@ -139,6 +141,23 @@ def mean_of_runs(train: Results, family: str, metric: str) -> float:
     return statistics.fmean(train[run][metric] for run in runs)
 
 
+def finished(results: Mapping[str, Any], experiment: str) -> str:
+    """How many of an experiment's training runs there are, ``"4 of 20"``; empty if none is to be.
+
+    Args:
+        results: every ``metrics.json`` by experiment, question or ``train``, ...
+        experiment: a section of ``params.yaml``.
+    """
+    from pipeline.params import load_params
+
+    section = load_params().section(experiment)
+    if section.training is None:
+        return ""
+    runs = [f"{family}-{seed}" for family in section.models for seed in section.seeds]
+    done = set(results.get(experiment, {}).get("train", {})).intersection(runs)
+    return f"{len(done)} of {len(runs)}"
+
+
 def _value_and_bounds(value: float | Results) -> list[float]:
     """A number alone, or an estimate with the bounds that it is known to."""
     if not isinstance(value, Results):
@@ -186,6 +205,7 @@ def _load_results(app: Sphinx) -> None:
     config.substitutions = {
         **config.substitutions,
         **{name: Results(name, table) for name, table in tables.items()},
+        "finished": functools.partial(finished, tables["results"]),
         "mean_of_runs": mean_of_runs,
         "number": number,
         "percent": percent,
