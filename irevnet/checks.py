@@ -1,7 +1,7 @@
 """Checks of arguments and inputs, with messages that name what, where and what is allowed."""
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,12 +15,13 @@ __all__ = [
     "check_per_stage",
     "check_positive",
     "check_stages",
+    "choice",
 ]
 
 
 def check_positive(name: str, value: int) -> None:
     """Raises ``ValueError`` unless ``value`` is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
@@ -36,6 +37,26 @@ def check_interval(name: str, value: float, interval: str) -> None:
         raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
 
 
+def choice(name: str, allowed: str) -> property:
+    """A property that takes one of several values, at construction and ever after.
+
+    Args:
+        name: of the property; setting it to another value raises ``ValueError``, which names it.
+        allowed: name of the class attribute that has the values, which subclasses may restrict.
+    """
+
+    def get(self: object) -> str:
+        value: str = self.__dict__[name]
+        return value
+
+    def set_(self: object, value: str) -> None:
+        if value not in (values := getattr(self, allowed)):
+            raise ValueError(f"{name} must be one of {values}, got {value!r}")
+        self.__dict__[name] = value
+
+    return property(get, set_)
+
+
 def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
     """Returns ``values`` as a tuple; ``ValueError`` unless it is one or more positive integers."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
@@ -44,7 +65,7 @@ def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
         )
     for stage, value in enumerate(values):
         check_positive(f"{name}[{stage}]", value)
-    return tuple(values)
+    return tuple(int(value) for value in values)
 
 
 def check_per_stage(name: str, values: Sequence[int], stages: int) -> tuple[int, ...]:

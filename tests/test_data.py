@@ -404,6 +404,42 @@ class TestImageFolders:
         assert x.shape == (4, 3, 16, 16)
         assert labels.tolist() == [0, 0, 1, 2]
 
+    @pytest.mark.parametrize(
+        ("count", "sizes"),
+        [(5, [1] * 5), (10, [2] * 5), (13, [3, 3, 2, 3, 2]), (15, [3] * 5), (99, [5] * 5)],
+    )
+    def test_a_subset_of_any_size_has_its_part_of_every_class(self, tmp_path, count, sizes):
+        for name in "abcde":
+            (tmp_path / name).mkdir()
+            for index in range(5):
+                Image.new("RGB", (9, 9)).save(tmp_path / name / f"{index}.png")
+        images = FolderImages(tmp_path, 8, workers=0)
+        subset = images.subset(count)
+        labels = torch.tensor([images.files[index][1] for index in subset.indices])
+        assert torch.bincount(labels).tolist() == sizes
+        assert len(set(subset.indices)) == sum(sizes)
+        assert torch.equal(images.first(count)[1], labels)
+        assert len(images.subset(0)) == len(images.of_classes([]).subset(3)) == 0
+
+    def test_a_subset_that_divides_the_set_is_every_so_many_images(self, root):
+        images = load_image_folders(root, size=8, workers=0).train
+        for step in (1, 2, 3, 4, 6, 8, 12, 24):
+            assert images.subset(24 // step).indices == list(range(24))[::step]
+
+    def test_every_image_is_in_one_shard(self, root):
+        images = load_image_folders(root, size=8, workers=0).train
+        shards = [images.shard(rank, 5) for rank in range(5)]
+        assert sorted(index for shard in shards for index in shard.indices) == images.indices
+        assert {len(shard) for shard in shards} == {4, 5}
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_reading_leaves_the_global_generator_as_it_was(self, root, workers):
+        data = load_image_folders(root, size=8, workers=workers)
+        state = torch.get_rng_state()
+        list(data.test.batches(3))
+        list(data.train.training_batches(8, Augmentation(), TrainingPass(0, 0)))
+        assert torch.equal(torch.get_rng_state(), state)
+
     def test_some_classes(self, root):
         data = load_image_folders(root, size=8, workers=0)
         some = data.train.of_classes([0, 2])

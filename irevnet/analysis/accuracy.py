@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from irevnet.analysis.statistics import Estimate, difference_of_accuracies, mean, proportion
+from irevnet.checks import check_evaluation_mode
 from irevnet.data import TensorImages
 
 __all__ = ["accuracy_of", "baseline_differences", "correct", "spread", "variant_differences"]
@@ -20,7 +21,11 @@ def correct(model: nn.Module, images: TensorImages, batch_size: int = 256) -> np
         model: in evaluation mode.
         images: on any device.
         batch_size: images at a time.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     device = next(model.parameters()).device
     hits = [
         model(x.to(device)).argmax(dim=1) == labels.to(device)

@@ -6,22 +6,30 @@ acts on every value by itself. So the derivatives of an output pixel by its wind
 small matrices, and the Jacobian of the network is a product of sparse ones.
 """
 
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irevnet.checks import check_images
+from irevnet.checks import check_evaluation_mode, check_images
 from irevnet.network.bottleneck import Bottleneck
 from irevnet.network.model import IRevNet
+from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.layers import split
 
-__all__ = ["irevnet_jacobians"]
+__all__ = ["has_coupling_blocks", "irevnet_jacobians"]
 
 # The convolutions of an F at a point, in order, each with the derivatives of the values that it
 # reads, (1, C, H, W), each by the value that batch norm and ReLU have made it from.
 Factors = list[tuple[nn.Conv2d, Tensor]]
+
+
+def has_coupling_blocks(model: nn.Module) -> TypeGuard[IRevNet]:
+    """Whether a network is an i-RevNet of coupling blocks alone, without strided projections."""
+    return isinstance(model, IRevNet) and all(
+        type(block) is CouplingBlock for block in model.blocks
+    )
 
 
 def irevnet_jacobians(model: IRevNet, images: Tensor, *, memory: int = 2**28) -> Tensor:
@@ -56,12 +64,13 @@ def irevnet_jacobians(model: IRevNet, images: Tensor, *, memory: int = 2**28) ->
         ValueError: if ``model`` is something else or not in that state, if ``images`` have another
             shape or dtype, or if ``memory`` is not positive.
     """
-    if not isinstance(model, IRevNet):
-        raise ValueError(f"model must be an IRevNet, got {type(model).__name__}")
+    if not has_coupling_blocks(model):
+        raise ValueError(
+            f"model must be an IRevNet of coupling blocks alone, got {type(model).__name__}"
+        )
     if model.streams != "float":
         raise ValueError(f'model must have streams="float", got streams={model.streams!r}')
-    if any(layer.training for block in model.blocks for layer in block.modules()):
-        raise ValueError("model must be in evaluation mode; call model.eval()")
+    check_evaluation_mode(model)
     if not all(isinstance(block.residual, Bottleneck) for block in model.blocks):
         raise ValueError("model must have a Bottleneck as the residual of every block")
     check_images(images, model.in_channels, model.total_stride)

@@ -24,7 +24,7 @@ from irevnet.training import TrainingConfig, train
 
 __all__ = ["gentle_recipe", "with_last_block_fine_tuned"]
 
-# What of a recipe makes a network that is trained already worse, or needs more epochs.
+# Settings that would damage a trained network, or need more epochs.
 _LEFT_OUT = ("residual_scale", "sides", "schedule", "milestones", "decay", "averaging")
 
 

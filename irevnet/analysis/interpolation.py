@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from irevnet.checks import check_evaluation_mode
 from irevnet.network.model import IRevNet
 
 __all__ = [
@@ -106,7 +107,11 @@ def interpolate(model: IRevNet, start: Tensor, end: Tensor, steps: int) -> Tenso
 
     Returns:
         ``(P, steps, C, H, W)``, not clipped.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     z = blend(model.encode(start), model.encode(end), steps)
     return model.inverse(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
@@ -125,7 +130,11 @@ def confidence(model: nn.Module, path: Tensor, start: Tensor, end: Tensor) -> Co
         path: images ``(P, steps, C, H, W)``.
         start: classes of the paths' starts, ``(P,)`` int64.
         end: classes of their ends, ``(P,)`` int64.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     probabilities = model(path.flatten(0, 1)).softmax(dim=1).unflatten(0, path.shape[:2])
     steps = path.shape[1]
     of_start, of_end = (

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from irevnet.analysis import statistics
+from irevnet.checks import check_evaluation_mode
 from irevnet.network.model import IRevNet
 from irevnet.reversible.layers import merge, split
 
@@ -108,24 +109,28 @@ def reconstruct(model: IRevNet, images: Tensor, batch_size: int = 256) -> Recons
         model: in evaluation mode.
         images: ``(N, C, H, W)`` on the model's device.
         batch_size: images at a time.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     pieces = [model.inverse(model.encode(x)) for x in images.split(batch_size)]
     return Reconstruction(images, torch.cat(pieces))
 
 
 def moved_back(model: IRevNet, state: Tensor, depth: int) -> Tensor:
-    """A state as a picture: every value where it would be in the image if all F were zero.
+    """A state as a picture: the image of which it would be the state if all F were zero.
 
     Without F, an i-RevNet only moves values, so a bijective network's state has a place for each
-    in the image. At depth 0 the picture is the image.
+    in the image. Normalisation is undone: at depth 0 the picture is the image.
 
     Args:
-        model: a bijective one.
+        model: a bijective one, with floating-point streams.
         state: ``(B, channels, h, w)``, one of :meth:`~irevnet.network.model.IRevNet.states`.
         depth: its number, 0 to ``len(model.blocks)``.
 
     Returns:
-        ``(B, C, H, W)``, the same values.
+        ``(B, C, H, W)``, the same values but for normalisation.
 
     Raises:
         ValueError: if the network is not bijective: it has more values than an image.
@@ -135,7 +140,8 @@ def moved_back(model: IRevNet, state: Tensor, depth: int) -> Tensor:
     x_tilde, x = split(state)
     for block in reversed(model.blocks[:depth]):
         x_tilde, x = block.downsample.inverse(x), block.downsample.inverse(x_tilde)
-    return model.entry.inverse(merge(x_tilde, x))
+    picture = model.entry.inverse(merge(x_tilde, x))
+    return picture if model.normalize is None else model.normalize.inverse(picture)
 
 
 @torch.no_grad()
@@ -143,12 +149,16 @@ def there_and_back(model: IRevNet, images: Tensor) -> Tensor:
     """All states on the way to the representation and on the way back, as :func:`moved_back`.
 
     Args:
-        model: a bijective one, in evaluation mode.
+        model: a bijective one, in evaluation mode, with floating-point streams.
         images: ``(B, C, H, W)``.
 
     Returns:
         ``(B, 2, len(model.blocks) + 1, C, H, W)``: there and back, both by depth.
+
+    Raises:
+        ValueError: if the model is in training mode or not bijective.
     """
+    check_evaluation_mode(model)
     there = list(model.states(images))
     back = list(model.inverse_states(there[-1]))[::-1]
     ways = [
@@ -187,7 +197,11 @@ def random_representations(
 
     Returns:
         ``(count, channels, h, w)``: representations of no image in particular.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     z = model.encode(images)
     mean = z.mean(dim=(0, 2, 3), keepdim=True)
     spread = z.std(dim=(0, 2, 3), keepdim=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from irevnet.analysis.jacobian import forward_mode, windowed
 from irevnet.analysis.protocols import Encoder
-from irevnet.analysis.statistics import mean, quantile
-from irevnet.checks import check_positive
+from irevnet.analysis.statistics import mean_of_shares, quantile
+from irevnet.checks import check_evaluation_mode, check_positive
 from irevnet.network.model import IRevNet
 
 __all__ = [
@@ -155,9 +155,10 @@ def partial_spectrum(
         seed: of these, and of the vectors that iterations start from.
 
     Raises:
-        ValueError: if a number does not fit.
+        ValueError: if a number does not fit, or if the model is in training mode.
         RuntimeError: if the iteration gives up (SciPy's ``ArpackNoConvergence``).
     """
+    check_evaluation_mode(model)
     function: Callable[[Tensor], Tensor] = cast("Encoder", model).encode
     point = image
     if window:
@@ -166,16 +167,20 @@ def partial_spectrum(
     options = {"return_singular_vectors": "u"}
     vectors, unsorted, _ = _arpack("leading", leading, operator, seed, **options)
     values = _falling(unsorted)
-    rest, _ = total_energy(function, point, probes, seed, without=vectors)
-    found = torch.empty(0, dtype=torch.float64)
+    remaining_energy, _ = total_energy(function, point, probes, seed, without=vectors)
+    trailing_values = torch.empty(0, dtype=torch.float64)
     if trailing and isinstance(model, IRevNet) and model.is_bijective and not window:
         with torch.no_grad():
             z = model.encode(image)
-        found = 1 / extreme_singular_values(model.inverse, z, trailing, seed=seed).flip(0)
+        largest_of_inverse = extreme_singular_values(model.inverse, z, trailing, seed=seed)
+        trailing_values = 1 / largest_of_inverse.flip(0)
     elif trailing:
-        found = extreme_singular_values(function, point, trailing, largest=False, seed=seed)
+        trailing_values = extreme_singular_values(
+            function, point, trailing, largest=False, seed=seed
+        )
+    energy = values.square().sum().item() + remaining_energy
     dimensions = min(point.numel(), len(vectors))
-    return PartialSpectrum(values, found, values.square().sum().item() + rest, dimensions)
+    return PartialSpectrum(values, trailing_values, energy, dimensions)
 
 
 def _arpack(name: str, count: int, operator: LinearOperator, seed: int, **options: Any) -> Any:  # noqa: ANN401
@@ -207,7 +212,8 @@ def summary(
     Returns:
         ``condition_number``, a ``lower_bound`` in a window or without trailing values;
         ``leading_energy``, the share that leading directions carry; ``energy_share``, the share
-        of the directions that carry ``share``, if leading ones do at every image; ``leading`` and
+        of the directions that carry ``share``, if leading ones do at every image, both with the
+        interval of :func:`~irevnet.analysis.statistics.mean_of_shares`; ``leading`` and
         ``dimensions``, how many there are.
     """
     first = spectra[0]
@@ -215,7 +221,7 @@ def summary(
     carried = torch.tensor([one.leading.square().sum().item() / one.energy for one in spectra])
     results: dict[str, Any] = {
         "condition_number": quantile(conditions.numpy()).as_dict(),
-        "leading_energy": mean(carried.numpy()).as_dict(),
+        "leading_energy": mean_of_shares(carried.numpy()).as_dict(),
         "leading": len(first.leading),
         "dimensions": first.dimensions,
     }
@@ -224,7 +230,7 @@ def summary(
     counts = [one.energy_dimensions(share) for one in spectra]
     reached = [count / first.dimensions for count in counts if count is not None]
     if len(reached) == len(counts):
-        results["energy_share"] = mean(reached).as_dict()
+        results["energy_share"] = mean_of_shares(reached).as_dict()
     return results
 
 

@@ -1,5 +1,6 @@
 """The singular values of a representation's Jacobian at an image (claim C4)."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
+from irevnet.analysis.blockwise_jacobian import has_coupling_blocks, irevnet_jacobians
+from irevnet.analysis.memory import saved_bytes
 from irevnet.analysis.protocols import Encoder
-from irevnet.analysis.statistics import mean, quantile
-from irevnet.network.model import IRevNet
+from irevnet.analysis.statistics import mean, mean_of_shares, quantile
+from irevnet.checks import check_evaluation_mode
 
 __all__ = [
     "condition_number",
@@ -56,8 +58,12 @@ def jacobians(
         ``(N, outputs, C * H * W)``, the derivative of every output by every pixel.
 
     Raises:
-        ValueError: if ``memory`` is not positive, or ``side`` is something else.
+        ValueError: if ``memory`` is not positive, or ``side`` is something else; if ``function`` is
+            a network, or a method of one, in training mode.
     """
+    network = getattr(function, "__self__", function)
+    if isinstance(network, nn.Module):
+        check_evaluation_mode(network)
     if side not in (None, "rows", "columns"):
         raise ValueError(f'side must be "rows", "columns" or None, got {side!r}')
     if memory <= 0:
@@ -86,22 +92,11 @@ def direction_bytes(function: Callable[[Tensor], Tensor], image: Tensor) -> int:
         function: as for :func:`jacobians`.
         image: ``(C, H, W)``.
     """
-    saved, ends = [], 0
-    for count in (1, 2):
-        storages: dict[int, int] = {}
-
-        def note(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            # Kept until all are counted, and with it every storage that is saved.
-            result = function(_copies(image, count))
-        saved.append(sum(storages.values()))
-        ends = image.nbytes + result.nbytes // count
     # Parameters are saved once, whatever the batch: the difference does not have them.
-    return saved[1] - saved[0] + 2 * ends
+    one, two = (saved_bytes(functools.partial(function, _copies(image, n))) for n in (1, 2))
+    with torch.no_grad():
+        row = function(image[None])
+    return two - one + 2 * (image.nbytes + row.nbytes)
 
 
 def _copies(image: Tensor, count: int) -> Tensor:
@@ -210,7 +205,7 @@ def singular_values(
     """:func:`spectra` of the Jacobians of ``model.encode``, with one of them in memory at a time.
 
     They are those of :func:`~irevnet.analysis.blockwise_jacobian.irevnet_jacobians` for an
-    i-RevNet, else of :func:`jacobians`.
+    i-RevNet of coupling blocks alone, else of :func:`jacobians`.
 
     Args:
         model: a network with a method ``encode``, in evaluation mode.
@@ -220,20 +215,24 @@ def singular_values(
 
     Returns:
         ``(N, k)``, falling, on the CPU.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
 
     def compute(image: Tensor) -> Tensor:
         if window:
             encode, pixels = windowed(cast("Encoder", model).encode, image[0], window)
             return jacobians(encode, pixels, memory=memory)
-        if isinstance(model, IRevNet):
+        if has_coupling_blocks(model):
             return irevnet_jacobians(model, image, memory=memory)
         return jacobians(cast("Encoder", model).encode, image, memory=memory)
 
     return torch.cat([spectra(compute(image[None])) for image in images]).cpu()
 
 
-def numerical_rank(singular_values: Tensor, outputs: int) -> Tensor:
+def numerical_rank(singular_values: Tensor, outputs: int, inputs: int) -> Tensor:
     """How many singular values are above rounding, ``(N, k)`` to ``(N,)`` int64.
 
     The bound is the usual one of numpy's and torch's ``matrix_rank``: the largest singular value
@@ -241,10 +240,10 @@ def numerical_rank(singular_values: Tensor, outputs: int) -> Tensor:
 
     Args:
         singular_values: ``(N, k)``, falling, in the dtype in which the Jacobian was computed.
-        outputs: of the function; the other side of the matrix is ``k``, or ``outputs`` is.
+        outputs: of the function, one side of the matrix.
+        inputs: of the function, the other side: pixels that vary.
     """
-    side = max(outputs, singular_values.shape[1])
-    bound = singular_values[:, :1] * side * torch.finfo(singular_values.dtype).eps
+    bound = singular_values[:, :1] * max(outputs, inputs) * torch.finfo(singular_values.dtype).eps
     return (singular_values > bound).sum(dim=1)
 
 
@@ -290,6 +289,7 @@ def summary(
     singular_values: Tensor,
     share: float,
     outputs: int,
+    inputs: int,
     *,
     invertible: bool,
     preserves_volume: bool = False,
@@ -301,6 +301,7 @@ def summary(
         singular_values: ``(N, k)``, falling, ``N`` at least 2, on the CPU.
         share: of the energy for which directions are counted.
         outputs: of the function.
+        inputs: of the function: pixels that vary.
         invertible: whether no direction is lost, however small its singular value; where one may
             be, the condition number is that of the others.
         preserves_volume: whether the logarithm of the determinant must be zero.
@@ -310,18 +311,19 @@ def summary(
 
     Returns:
         By name estimates over images, ``condition_number`` (median), ``energy_share``, the share of
-        the directions that carry ``share``, ``effective_rank`` and ``rank``, and numbers,
-        ``full_rank_share``, of the images, and ``dimensions``. The
-        ``largest_absolute_log_determinant`` where it must be zero, else, if no direction is lost,
-        the ``log_determinant``.
+        the directions that carry ``share`` (with the interval of
+        :func:`~irevnet.analysis.statistics.mean_of_shares`: in [0, 1], of fewer than five images
+        the range), ``effective_rank`` and ``rank``, and numbers, ``full_rank_share``, of the
+        images, and ``dimensions``. The ``largest_absolute_log_determinant`` where it must be zero,
+        else, if no direction is lost, the ``log_determinant``.
     """
-    rank = numerical_rank(singular_values, outputs)
+    rank = numerical_rank(singular_values, outputs, inputs)
     full = rank == singular_values.shape[1]
     condition = condition_number(singular_values, None if invertible else rank)
     shares = energy_dimensions(singular_values, share) / singular_values.shape[1]
     results: dict[str, Any] = {
         "condition_number": quantile(condition.numpy()).as_dict(),
-        "energy_share": mean(shares.numpy()).as_dict(),
+        "energy_share": mean_of_shares(shares.numpy()).as_dict(),
         "effective_rank": mean(effective_rank(singular_values).numpy()).as_dict(),
         "rank": mean(rank.numpy()).as_dict(),
         "full_rank_share": full.double().mean().item(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from irevnet.checks import check_evaluation_mode
 from irevnet.data import TensorImages
 
 __all__ = [
@@ -64,6 +65,9 @@ def judge(
         classes: of both ends, int64 ``(P, 2)``; either one counts as recognised.
         test: images ``(N, C, H, W)`` in [0, 1] and their classes, for the yardstick.
         generator: on the CPU, of the noise on these images.
+
+    Raises:
+        ValueError: if a judge is in training mode.
     """
     strength = noise_strength(midpoints, (ends[0] + ends[1]) / 2)
     images, labels = test
@@ -114,7 +118,12 @@ def recognised(judges: Sequence[nn.Module], images: Tensor, classes: Tensor) -> 
 
     Returns:
         The share of images and judges.
+
+    Raises:
+        ValueError: if a judge is in training mode.
     """
+    for judge in judges:
+        check_evaluation_mode(judge)
     seen = images.clamp(0, 1)
     shares = [
         (torch.cat([judge(x).argmax(dim=1) for x in seen.split(_CHUNK)])[:, None] == classes)

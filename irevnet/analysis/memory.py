@@ -8,17 +8,17 @@ from torch import Tensor, nn
 __all__ = ["saved_bytes"]
 
 
-def saved_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
+def saved_bytes(function: Callable[[], Tensor], model: nn.Module | None = None) -> int:
     """Bytes of the tensors that autograd keeps for the backward pass of ``function``.
 
-    Storage that several saved tensors share is counted once; the model's parameters and buffers,
-    which are there anyway, are not counted.
+    Storage that several saved tensors share is counted once.
 
     Args:
         function: a forward pass with gradients on.
-        model: whose parameters and buffers are left out.
+        model: whose parameters and buffers are left out, as they are there anyway; None for none.
     """
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    present = [] if model is None else [*model.parameters(), *model.buffers()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in present}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:

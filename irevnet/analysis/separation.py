@@ -16,10 +16,11 @@ from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from torch import Tensor
+from torch import Tensor, nn
 
 from irevnet.analysis.protocols import HasStates
 from irevnet.analysis.statistics import mean_of_networks, proportion
+from irevnet.checks import check_evaluation_mode
 
 __all__ = [
     "ClassDistances",
@@ -47,7 +48,12 @@ def averaged_states(model: HasStates, images: Tensor, batch_size: int = 256) -> 
     Returns:
         Per depth, ``(N, channels)`` float32; the first is the entry's, the last the final
         representation's.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    if isinstance(model, nn.Module):
+        check_evaluation_mode(model)
     batches = [
         [state.mean(dim=(2, 3)).cpu().numpy() for state in model.states(x)]
         for x in images.split(batch_size)

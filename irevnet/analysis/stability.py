@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from irevnet.analysis.inversion import known_channels_ignored
 from irevnet.analysis.precision import gradient
+from irevnet.checks import check_evaluation_mode
 from irevnet.data import ImageData
 from irevnet.network.model import IRevNet
 from irevnet.training import TrainingConfig, train
@@ -106,7 +107,11 @@ def lipschitz_bounds(model: IRevNet, images: Tensor, steps: int) -> tuple[Tensor
 
     Returns:
         Of ``encode`` and of ``inverse``, ``(N,)`` each.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     with torch.no_grad():
         z = model.encode(images)
     return (
@@ -151,7 +156,11 @@ def errors(model: IRevNet, images: Tensor) -> Tensor:
     Returns:
         ``(N,)`` float64; all infinite if the representation of any image is not finite or if
         fixed-point streams refuse the batch.
+
+    Raises:
+        ValueError: if the model is in training mode.
     """
+    check_evaluation_mode(model)
     with _refusal_allowed():
         z = model.encode(images)
         if not z.is_floating_point() or z.isfinite().all():

@@ -14,6 +14,7 @@ __all__ = [
     "exact",
     "mean",
     "mean_of_networks",
+    "mean_of_shares",
     "networks_needed",
     "power_of_non_inferiority",
     "proportion",
@@ -87,6 +88,21 @@ def mean_of_networks(
     if len(values) > 1:
         return mean(values, bounds=bounds)
     return exact(values[0], 1) if single is None else single
+
+
+def mean_of_shares(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of shares of a whole, whose interval stays in [0, 1].
+
+    Student's t interval at 95%. With fewer than five values, whose spread is hardly known, the
+    interval is their range, as it is for the median, see :func:`quantile`.
+
+    Args:
+        values: one or more observations, 0 to 1.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) >= 5:
+        return mean(values, bounds=(0, 1))
+    return Estimate(float(values.mean()), float(values.min()), float(values.max()), len(values))
 
 
 def difference_of_accuracies(first: np.ndarray, second: np.ndarray, level: float = 0.9) -> Estimate:

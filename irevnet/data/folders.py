@@ -112,30 +112,37 @@ class FolderImages:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> "FolderImages":
-        """Returns itself: files stay where they are, batches are moved by who uses them."""
+        """Returns itself: files stay where they are, the caller moves batches."""
         return self
 
     def subset(self, count: int) -> "FolderImages":
-        """``count`` images spread over the classes, or all if there are fewer, as a set."""
-        fewer = copy.copy(self)
-        fewer.indices = self.indices[:: max(1, len(self) // max(1, count))][:count]
-        return fewer
+        """``count`` images evenly spaced over the set, or all if there are fewer, as a set.
+
+        Files are sorted by class, so that each class is represented in proportion to its size.
+        """
+        number = min(count, len(self))
+        subset = copy.copy(self)
+        subset.indices = [self.indices[i * len(self) // number] for i in range(number)]
+        return subset
 
     def of_classes(self, labels: Sequence[int]) -> "FolderImages":
         """The images of some classes as a set; labels stay as they are."""
-        fewer = copy.copy(self)
+        subset = copy.copy(self)
         wanted = set(labels)
-        fewer.indices = [index for index in self.indices if self.files[index][1] in wanted]
-        return fewer
+        subset.indices = [index for index in self.indices if self.files[index][1] in wanted]
+        return subset
 
-    def share(self, rank: int, processes: int) -> "FolderImages":
+    def shard(self, rank: int, processes: int) -> "FolderImages":
         """The images of one of several processes that divide the set, each image to one."""
-        fewer = copy.copy(self)
-        fewer.indices = self.indices[rank::processes]
-        return fewer
+        subset = copy.copy(self)
+        subset.indices = self.indices[rank::processes]
+        return subset
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
-        """``count`` images spread over the classes, ``(count, 3, size, size)``, and labels."""
+        """The images of :meth:`subset`, ``(count, 3, size, size)``, and their labels.
+
+        They are evenly spaced over the set, not its first ones, as files are sorted by class.
+        """
         chosen = self.subset(count).indices
         files = _Files(self.files, chosen, self._evaluation)
         images, labels = zip(*(files[i] for i in range(len(files))), strict=True)
@@ -144,7 +151,7 @@ class FolderImages:
     def batches(self, batch_size: int) -> Batches:
         """All images once, in order: float32 in [0, 1], and labels."""
         files = _Files(self.files, self.indices, self._evaluation)
-        yield from DataLoader(files, batch_size, num_workers=self.workers)
+        yield from self._loader(files, batch_size)
 
     def digest(self) -> str:
         """A fingerprint of the files' names and sizes, 16 hexadecimal digits."""
@@ -180,8 +187,12 @@ class FolderImages:
         chosen = [self.indices[position] for position in positions]
         files = _Files(self.files, chosen, self._training, own_seeds)
         size = own.stop - own.start
-        for images, labels in DataLoader(files, size, num_workers=self.workers):
+        for images, labels in self._loader(files, size):
             yield augmentation.resize(images), labels
+
+    def _loader(self, files: "_Files", batch_size: int) -> "DataLoader[tuple[Tensor, int]]":
+        # Without a generator of its own it would draw a seed from the global one.
+        return DataLoader(files, batch_size, num_workers=self.workers, generator=torch.Generator())
 
 
 class _Files(Dataset[tuple[Tensor, int]]):

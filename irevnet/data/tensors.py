@@ -41,13 +41,13 @@ class TensorImages:
         own = torch.isin(self.labels, torch.tensor(labels, device=self.labels.device))
         return TensorImages(self.images[own], self.labels[own])
 
-    def share(self, rank: int, processes: int) -> "TensorImages":
+    def shard(self, rank: int, processes: int) -> "TensorImages":
         """The images of one of several processes that divide the set, each image to one."""
         own = slice(rank, None, processes)
         return TensorImages(self.images[own], self.labels[own])
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first images ``(count, C, H, W)``, float32 in [0, 1], and their labels."""
+        """The first ``count`` images ``(count, C, H, W)``, float32 in [0, 1], and their labels."""
         return self.images[:count].float() / 255, self.labels[:count]
 
     def digest(self) -> str:

@@ -12,6 +12,7 @@ from irevnet.checks import (
     check_per_stage,
     check_positive,
     check_stages,
+    choice,
 )
 from irevnet.network.bottleneck import Bottleneck
 from irevnet.network.classifier import Classifier
@@ -28,6 +29,7 @@ class _StagedNetwork(nn.Module):
     unit: type[nn.Module]
     shape_changing_unit: type[nn.Module]
     backwards: tuple[str, ...] = ("stored",)
+    backward = choice("backward", "backwards")
 
     def __init__(
         self,
@@ -42,8 +44,6 @@ class _StagedNetwork(nn.Module):
         backward: str = "stored",
     ) -> None:
         super().__init__()
-        if backward not in self.backwards:
-            raise ValueError(f"backward must be one of {self.backwards}, got {backward!r}")
         self.backward = backward
         check_positive("num_classes", num_classes)
         units = check_stages("units", units)

@@ -4,6 +4,8 @@ The i-RevNet downsamples by a permutation S, the RevNet by strided projections. 
 other's: an i-RevNet layout with projections, which is not invertible any more, and a RevNet with S.
 """
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from irevnet.network.baselines import RevNet
@@ -62,10 +64,19 @@ class ProjectedIRevNet(IRevNet):
     def _known_channels(self, entry: KnownChannels) -> list[KnownChannels]:
         return []
 
+    @property
+    def is_bijective(self) -> bool:
+        """False: strided projections have no inverse."""
+        return False
+
     def inverse(
         self, z: Tensor, *, verify: bool | None = None, checksum: Tensor | None = None
     ) -> Tensor:
         """Raises ``ValueError``: strided projections have no inverse."""
+        raise ValueError("a ProjectedIRevNet has no inverse: its projections discard information")
+
+    def inverse_states(self, z: Tensor) -> Iterator[Tensor]:
+        """Raises ``ValueError``, as :meth:`inverse` does."""
         raise ValueError("a ProjectedIRevNet has no inverse: its projections discard information")
 
 

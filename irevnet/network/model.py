@@ -14,6 +14,7 @@ from irevnet.checks import (
     check_per_stage,
     check_positive,
     check_stages,
+    choice,
 )
 from irevnet.network.bottleneck import Bottleneck
 from irevnet.network.classifier import Classifier
@@ -56,8 +57,8 @@ class IRevNet(nn.Module):
         entry_factor: side of the blocks of pixels that the entry moves into channels.
         entry_order: of these channels, and so which pixels go into which half: ``"channel"``, by
             colour first, or ``"offset"``, by the place in a block first, as in the released code.
-        normalization: mean and standard deviation of each channel, which the network takes out of
-            images before anything else, and puts back in the inverse; None for neither.
+        normalization: mean and standard deviation of each channel, used to normalise images at
+            the entry and undone by the inverse; None skips it.
         blocks: coupling blocks in each stage.
         strides: downsampling of the first block of each stage.
         half_channels: channels of one half of the state in each stage. S multiplies channels by
@@ -76,11 +77,10 @@ class IRevNet(nn.Module):
             :mod:`irevnet.reversible.stack`, ``"balanced"`` keeps the narrow ones inside F, see
             :mod:`irevnet.reversible.narrow`. Values and gradients are the same up to rounding.
         streams: how the halves of the state are kept: ``"float"``, or ``"fixed"`` as int32 fixed
-            point, with which the inverse is exact to the bit, see
-            :mod:`irevnet.reversible.streams`.
+            point, with which states come back to the bit and images rounded, see :meth:`inverse`
+            and :mod:`irevnet.reversible.streams`.
         fraction_bits: binary digits behind the point of fixed-point streams, 8 to 24. They hold
-            magnitudes below ``2**(30 - fraction_bits)``: 16,384 at 16. With 8 or more, images of
-            256 grey levels come back as they were.
+            magnitudes below ``2**(30 - fraction_bits)``: 16,384 at 16.
 
     Raises:
         ValueError: if an argument or a combination of them cannot work; the message names the
@@ -89,6 +89,8 @@ class IRevNet(nn.Module):
 
     backwards: tuple[str, ...] = BACKWARDS
     arithmetics: tuple[str, ...] = ("float", "fixed")
+    backward = choice("backward", "backwards")
+    streams = choice("streams", "arithmetics")
 
     def __init__(
         self,
@@ -134,10 +136,8 @@ class IRevNet(nn.Module):
         if stride_on not in ("first", "middle"):
             raise ValueError(f'stride_on must be "first" or "middle", got {stride_on!r}')
         check_interval("dropout", dropout, "[0, 1)")
-        if backward not in self.backwards:
-            raise ValueError(f"backward must be one of {self.backwards}, got {backward!r}")
-        if streams not in self.arithmetics:
-            raise ValueError(f"streams must be one of {self.arithmetics}, got {streams!r}")
+        self.backward = backward
+        self.streams = streams
         if type(fraction_bits) is not int or not 8 <= fraction_bits <= 24:
             raise ValueError(
                 f"fraction_bits must be an integer from 8 to 24, got {fraction_bits!r}"
@@ -148,8 +148,6 @@ class IRevNet(nn.Module):
         half = _first_half(half_channels, strides)
 
         self.blocks_per_stage = blocks
-        self.backward = backward
-        self.streams = streams
         self.fraction_bits = fraction_bits
         self.num_classes = num_classes
         self.in_shape = (self.in_channels, height, width)
@@ -238,26 +236,28 @@ class IRevNet(nn.Module):
     ) -> Tensor:
         """The images whose final representation is ``z``; undoes :meth:`encode`.
 
-        It evaluates every F once, as :meth:`encode` does. Channels whose values are known to be
+        It evaluates every F once, as :meth:`encode` does; an injective network whose first F reads
+        nothing but zeros also evaluates that F on zeros. Channels whose values are known to be
         the same for every image (those that descend from appended zeros alone) are put back
         to those values on the way, see :mod:`irevnet.reversible.known_channels`; of an injective
         model, a ``z`` that no image has is thereby projected. Running statistics are never updated.
         In training mode batch norm uses the statistics of the batch, so ``z`` must be the whole
         batch that was encoded.
 
-        With fixed-point streams images come back to the bit if F is computed as :meth:`encode`
+        With fixed-point streams states come back to the bit if F is computed as :meth:`encode`
         computed it: on the same device, with the same batch, layout, threads, mode and backend
-        flags. An injective network can tell: the known channels come back as they should, or
-        something was different.
+        flags. Images come back rounded to multiples of ``2**-fraction_bits`` (after normalisation),
+        so images of 256 grey levels are equal as uint8. An injective network can tell: the known
+        channels come back as they should, or something was different.
 
         Args:
             z: representations ``(B, 2 * half_channels[-1], h, w)`` of the dtype that
                 :meth:`encode` returns.
             verify: with fixed-point streams, whether to make sure: ``None`` by the known channels,
-                which costs nothing and only an injective network has; ``True`` by encoding
-                the images again, which costs as much as the inverse; ``False`` not at all. A
-                bijective network gives every ``z`` an image and encodes that as ``z`` again: it
-                needs a checksum.
+                which costs nothing and only an injective network has; ``True`` by applying
+                the blocks to the recovered state again, which costs as much as the inverse;
+                ``False`` not at all. A bijective network gives every ``z`` an image and encodes
+                that as ``z`` again: it needs a checksum.
             checksum: with fixed-point streams, what :meth:`checksum` gave for the images that were
                 encoded.
 
@@ -272,15 +272,15 @@ class IRevNet(nn.Module):
         for halves in self._inverse_halves(z, exact=verify is not False):
             entry = halves
         check_checksum(self._streams(), entry, checksum)
-        images = self._leave(*entry)
         if verify and self.streams == "fixed":
             with frozen_statistics(*self.blocks):
-                again = self.encode(images)
+                # The state, not the images: their rounding in normalisation may change it.
+                again = merge(*couple(self.blocks, *entry, self._streams()))
             if not torch.equal(again, z):
                 raise ValueError(
                     f"the inverse is not exact: encoding it again gives another z. {INEXACT}"
                 )
-        return images
+        return self._leave(*entry)
 
     def checksum(self, x: Tensor) -> Tensor:
         """A number for each image, by which :meth:`inverse` checks that it is the same to the bit.

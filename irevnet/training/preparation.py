@@ -14,7 +14,7 @@ __all__ = ["check_fit", "moving_average", "parts_per_process", "scale_residuals"
 
 
 def parts_per_process(config: TrainingConfig, processes: int) -> int:
-    """In how many parts each of several processes takes its share of a batch."""
+    """Number of micro-batches per process."""
     return -(-config.accumulation // processes)
 
 

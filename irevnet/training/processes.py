@@ -103,7 +103,7 @@ class Processes:
         return tuple(map(bool, raised.tolist()))
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
-        """The values of all processes, in their order; they have to be such as pickle can take."""
+        """The values of all processes, in their order; they must be picklable."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -149,7 +149,7 @@ class Processes:
 
     @contextlib.contextmanager
     def watching(self, last_good: Callable[[], str]) -> Iterator[None]:
-        """Says that a process was lost where the library speaks of a connection.
+        """Turns the backend's connection errors into :class:`LostProcessError`.
 
         Args:
             last_good: names what a new attempt starts from.

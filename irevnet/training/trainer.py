@@ -342,8 +342,8 @@ class Trainer:
         self._check_weights()
         best = self.model if self.average is None else self.average.module
         self.processes.equalise_buffers(best)
-        share = self.data.validation.share(self.processes.rank, self.processes.count)
-        evaluation = evaluate(best, share, precision=self.config.precision)
+        shard = self.data.validation.shard(self.processes.rank, self.processes.count)
+        evaluation = evaluate(best, shard, precision=self.config.precision)
         validation = combine(self.processes.gather(evaluation))
         row = {
             "epoch": self.epoch + 1,

@@ -76,10 +76,12 @@ def test_a_baseline_that_is_not_there_and_a_single_network_have_no_difference():
 
 def test_correct_are_the_images_whose_largest_logit_is_the_label():
     images = TensorImages(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1, 0, 1]))
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([0.0, 1.0]))
     assert correct(model, images, batch_size=2).tolist() == [False, True, True, False, True]
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        correct(model.train(), images)
 
 
 def test_a_variant_is_compared_with_its_own_family_alone():

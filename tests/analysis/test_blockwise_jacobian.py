@@ -137,11 +137,14 @@ def test_weights_get_no_gradients_and_single_precision_stays():
 def test_what_has_no_such_jacobian_is_refused():
     model = built(half_channels=(1, 4))
     x = images(model)
-    with pytest.raises(ValueError, match="model must be an IRevNet, got ResNet"):
+    with pytest.raises(ValueError, match="an IRevNet of coupling blocks alone, got ResNet"):
         irevnet_jacobians(create_model("resnet_digits"), x)
+    projected = create_model("projected_irevnet_digits").double().eval()
+    with pytest.raises(ValueError, match="coupling blocks alone, got ProjectedIRevNet"):
+        irevnet_jacobians(projected, torch.rand(1, 1, 8, 8, dtype=torch.float64))
     with pytest.raises(ValueError, match="streams='fixed'"):
         irevnet_jacobians(built(half_channels=(1, 4), streams="fixed"), x)
-    with pytest.raises(ValueError, match=r"evaluation mode; call model\.eval"):
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
         irevnet_jacobians(built(half_channels=(1, 4)).train(), x)
     with pytest.raises(ValueError, match="x must have shape"):
         irevnet_jacobians(model, x[0])

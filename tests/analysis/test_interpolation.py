@@ -76,10 +76,21 @@ def test_confidence_is_that_of_the_classes_asked_for():
     first, second = [3.0, 2.0, 1.0], [1.0, 3.0, 0.0]
     path = torch.tensor([[first, second], [second, first]]).log().view(2, 2, 3, 1, 1)
     start, end = torch.tensor([0, 2]), torch.tensor([1, 0])
-    seen = interpolation.confidence(nn.Flatten(), path, start, end)
+    seen = interpolation.confidence(nn.Flatten().eval(), path, start, end)
     torch.testing.assert_close(seen.start, torch.tensor([[1 / 2, 1 / 4], [0, 1 / 6]]))
     torch.testing.assert_close(seen.end, torch.tensor([[1 / 3, 3 / 4], [1 / 4, 1 / 2]]))
     torch.testing.assert_close(seen.largest, torch.tensor([[1 / 2, 3 / 4], [3 / 4, 1 / 2]]))
+
+
+def test_training_mode_is_refused():
+    model = small_irevnet("irevnet_digits").train()
+    x, label = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        interpolation.interpolate(model, x, x, 3)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        interpolation.midpoints(model, x, x)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        interpolation.confidence(model, x[:, None], label, label)
 
 
 def test_range_excess_is_zero_inside_and_counts_outside():

@@ -55,6 +55,26 @@ def test_a_state_is_the_same_values_in_other_places():
         inversion.there_and_back(injective, x)
 
 
+def test_a_normalised_image_is_moved_back_to_the_image():
+    normalization = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    model = create_model("irevnet_cifar_bijective", blocks=(1, 1, 1), normalization=normalization)
+    x = torch.rand(2, 3, 32, 32)
+    walks = inversion.there_and_back(model.eval(), x)
+    torch.testing.assert_close(walks[:, 0, 0], x)
+    torch.testing.assert_close(walks[:, 1, 0], x, rtol=0, atol=1e-5)
+
+
+def test_training_mode_is_refused():
+    model, x = create_model("irevnet_digits_bijective"), torch.rand(2, 1, 8, 8)
+    refused = pytest.raises(ValueError, match="model must be in evaluation mode")
+    with refused:
+        inversion.reconstruct(model, x)
+    with refused:
+        inversion.there_and_back(model, x)
+    with refused:
+        inversion.random_representations(model, x, 3, torch.Generator())
+
+
 def test_the_inverse_of_a_bijective_network_costs_what_encoding_costs():
     model = create_model("irevnet_digits_bijective").eval()
     forward, backward = inversion.flops(model, torch.rand(2, 1, 8, 8))

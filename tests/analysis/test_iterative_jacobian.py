@@ -111,10 +111,12 @@ def test_a_summary_has_what_the_leading_directions_reach():
 
 def test_a_map_to_fewer_numbers_has_as_many_singular_values():
     matrix = torch.rand(7, 12, dtype=torch.float64)
-    model = torch.nn.Module()
+    model = torch.nn.Module().eval()
     model.encode = lambda x: x.flatten(1) @ matrix.T
     part = iterative_jacobian.partial_spectrum(model, torch.rand(1, 3, 2, 2).double(), 3)
     assert part.dimensions == 7
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        iterative_jacobian.partial_spectrum(model.train(), torch.rand(1, 3, 2, 2).double(), 3)
 
 
 def test_what_does_not_fit_is_named(windowed):

@@ -11,7 +11,7 @@ from networks import BIJECTIVE, images, randomise, small_irevnet
 
 def test_a_summary_says_what_spectra_are_like():
     spectra = torch.tensor([[8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
-    summary = jacobian.summary(spectra, 0.9, 4, invertible=True)
+    summary = jacobian.summary(spectra, 0.9, 4, 4, invertible=True)
     assert summary["condition_number"]["value"] == 8
     assert summary["energy_share"]["value"] == 2 / 4  # 80 of 85
     assert summary["rank"]["value"] == 4
@@ -19,14 +19,14 @@ def test_a_summary_says_what_spectra_are_like():
     assert summary["dimensions"] == 4
     assert summary["log_determinant"]["value"] == pytest.approx(math.log(64))
     assert "lower_bound" not in summary["condition_number"]
-    window = jacobian.summary(spectra, 0.9, 4, invertible=True, windowed=True)
+    window = jacobian.summary(spectra, 0.9, 4, 4, invertible=True, windowed=True)
     assert window["condition_number"]["lower_bound"]
-    volume = jacobian.summary(spectra, 0.9, 4, invertible=True, preserves_volume=True)
+    volume = jacobian.summary(spectra, 0.9, 4, 4, invertible=True, preserves_volume=True)
     assert volume["largest_absolute_log_determinant"] == pytest.approx(math.log(64))
 
     lost = spectra.clone()
     lost[:, 3] = 0
-    summary = jacobian.summary(lost, 0.9, 4, invertible=False)
+    summary = jacobian.summary(lost, 0.9, 4, 4, invertible=False)
     assert summary["condition_number"]["value"] == 4, "of the directions that are not lost"
     assert summary["rank"]["value"] == 3
     assert "log_determinant" not in summary
@@ -40,7 +40,7 @@ def test_the_jacobian_of_a_linear_map_is_its_matrix_on_either_side(outputs, memo
     images = torch.rand(3, 3, 2, 2, dtype=torch.float64)
     result = jacobian.jacobians(lambda x: x.flatten(1) @ matrix.T, images, memory=memory)
     torch.testing.assert_close(result, matrix.expand(3, outputs, 12))
-    model = torch.nn.Module()
+    model = torch.nn.Module().eval()
     model.encode = lambda x: x.flatten(1) @ matrix.T
     values = jacobian.singular_values(model, images, memory=memory)
     torch.testing.assert_close(values, torch.linalg.svdvals(matrix).expand(3, -1))
@@ -58,6 +58,12 @@ def test_the_jacobian_of_a_network_is_that_of_a_loop_over_its_outputs(name):
         rows = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out]
         result = jacobian.jacobians(network, image.detach())[0]
         torch.testing.assert_close(result, torch.stack(rows).flatten(1))
+    model.train()
+    for function in (model, model.encode):
+        with pytest.raises(ValueError, match="model must be in evaluation mode"):
+            jacobian.jacobians(function, image.detach())
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        jacobian.singular_values(model, image.detach())
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
@@ -112,6 +118,33 @@ def test_a_budget_of_nothing_is_refused():
         jacobian.jacobians(torch.sin, torch.rand(1, 1, 2, 2), memory=0)
 
 
+def test_an_irevnet_with_projections_has_the_singular_values_of_its_jacobian():
+    torch.manual_seed(0)
+    model = randomise(create_model("projected_irevnet_digits")).double().eval()
+    x = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    expected = jacobian.spectra(jacobian.jacobians(model.encode, x))
+    torch.testing.assert_close(jacobian.singular_values(model, x), expected)
+
+
+def test_a_direction_takes_what_one_more_image_has_autograd_save():
+    image = torch.rand(1, 2, 3, dtype=torch.float64)
+    weight = torch.rand(7, 6, dtype=torch.float64)
+    # Saved: the sigmoid's output, 7 numbers, and the weight, which is there once. Then two ends
+    # of 6 and 7 numbers, twice.
+    taken = jacobian.direction_bytes(lambda x: (x.flatten(1) @ weight.T).sigmoid(), image)
+    assert taken == 8 * (7 + 2 * (6 + 7))
+
+
+def test_the_energy_share_of_few_images_has_their_range_and_of_more_stays_a_share():
+    two = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 1]], dtype=torch.float64)
+    share = jacobian.summary(two, 0.9, 4, 4, invertible=False)["energy_share"]
+    assert share == {"value": (1 / 4 + 1) / 2, "low": 1 / 4, "high": 1, "n": 2}
+    five = two[[0, 1, 1, 1, 1]]
+    share = jacobian.summary(five, 0.9, 4, 4, invertible=False)["energy_share"]
+    assert share["high"] == 1
+    assert 0.25 < share["low"] < share["value"] == pytest.approx(0.85)
+
+
 def test_spectra_and_what_is_read_off_them_for_a_known_matrix():
     generator = torch.Generator().manual_seed(0)
     left, right = (
@@ -135,10 +168,20 @@ def test_effective_rank_counts_equal_directions():
 
 def test_directions_that_are_lost_are_counted_and_left_out():
     spectrum = torch.tensor([[4.0, 2.0, 1e-9], [4.0, 2.0, 1.0]], dtype=torch.float32)
-    rank = jacobian.numerical_rank(spectrum, outputs=5)
+    rank = jacobian.numerical_rank(spectrum, outputs=5, inputs=3)
     assert rank.tolist() == [2, 3]
     assert jacobian.condition_number(spectrum, rank).tolist() == pytest.approx([2, 4])
-    assert jacobian.numerical_rank(spectrum.double(), outputs=5).tolist() == [3, 3]
+    assert jacobian.numerical_rank(spectrum.double(), outputs=5, inputs=3).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_rank_is_that_of_torch_on_either_side(transposed):
+    # Between 4 and 4000 times the spacing of float32 at one, relative to the largest.
+    matrix = torch.zeros(4, 4000)
+    matrix[range(4), range(4)] = torch.tensor([1.0, 0.5, 0.25, 1e-4])
+    matrix = matrix.T if transposed else matrix
+    rank = jacobian.numerical_rank(jacobian.spectra(matrix[None]), *matrix.shape)
+    assert rank.tolist() == [torch.linalg.matrix_rank(matrix)] == [3]
 
 
 @pytest.mark.parametrize("name", BIJECTIVE)
@@ -161,6 +204,6 @@ def test_an_injective_network_loses_no_direction():
     matrix = jacobian.jacobians(model.encode, images(model, 1))
     values = jacobian.spectra(matrix)
     assert values.shape == (1, 64)
-    assert jacobian.numerical_rank(values, matrix.shape[1]).tolist() == [64]
+    assert jacobian.numerical_rank(values, *matrix.shape[1:]).tolist() == [64]
     gram = torch.linalg.slogdet(matrix[0].T @ matrix[0]).logabsdet
     assert jacobian.log_determinant(values).item() == pytest.approx(gram.item() / 2)

@@ -42,9 +42,12 @@ def test_recognised_counts_either_class_over_all_judges():
             return torch.nn.functional.one_hot(torch.tensor(self.classes), 3).double()[: len(x)]
 
     ends = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 2]])
-    judges = [Judge([0, 1, 0, 2]), Judge([1, 1, 1, 1])]
+    judges = [Judge([0, 1, 0, 2]).eval(), Judge([1, 1, 1, 1]).eval()]
     images = torch.rand(4, 1, 2, 2)
     assert judging.recognised(judges, images, ends) == (3 / 4 + 2 / 4) / 2
+    judges[1].train()
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        judging.recognised(judges, images, ends)
 
 
 def test_midpoints_are_judged_beside_images_as_noisy_and_the_classes_of_other_paths():
@@ -55,7 +58,7 @@ def test_midpoints_are_judged_beside_images_as_noisy_and_the_classes_of_other_pa
     classes = torch.tensor([[0, 2], [1, 1]])
     test = grey(0.1, 0.5, 0.9, 0.9), torch.tensor([0, 1, 2, 0])
     noise = torch.Generator().manual_seed(0)
-    recognition = judging.judge([ByBrightness()], midpoints, ends, classes, test, noise)
+    recognition = judging.judge([ByBrightness().eval()], midpoints, ends, classes, test, noise)
     assert recognition.recognised == 1 / 2
     assert recognition.control == 1 / 2  # the second has a class of the first path
     assert recognition.noise_strength == pytest.approx(((0.4**2 + 0.6**2) / 2) ** 0.5)
@@ -68,7 +71,7 @@ def test_without_noise_the_yardstick_is_the_accuracy_on_test_images():
     blends = (ends[0] + ends[1]) / 2
     test = grey(0.1, 0.5, 0.9, 0.9), torch.tensor([0, 1, 2, 0])
     classes, noise = torch.tensor([[0, 1], [1, 1]]), torch.Generator()
-    recognition = judging.judge([ByBrightness()], blends, ends, classes, test, noise)
+    recognition = judging.judge([ByBrightness().eval()], blends, ends, classes, test, noise)
     assert recognition.yardstick == 3 / 4
     assert recognition.noise_strength == 0
     assert recognition.recognised_of_yardstick == 1 / (3 / 4)

@@ -11,6 +11,8 @@ def test_counts_what_autograd_keeps_once_and_no_parameters():
     linear = nn.Linear(5, 7, bias=False)
     # The linear layer keeps its input, sigmoid its output; squaring keeps that same output again.
     assert saved_bytes(lambda: linear(x).sigmoid().square(), linear) == 4 * (10 * 5 + 10 * 7)
+    # The weight is kept, too, for the gradient of the input.
+    assert saved_bytes(lambda: linear(x).sigmoid().square()) == 4 * (10 * 5 + 10 * 7 + 5 * 7)
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])

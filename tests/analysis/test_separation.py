@@ -69,6 +69,8 @@ def test_averaged_states_are_those_of_the_network():
     assert len(averaged) == len(states) == 13
     for ours, state in zip(averaged, states, strict=True):
         np.testing.assert_allclose(ours, state.mean(dim=(2, 3)), atol=1e-6)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        separation.averaged_states(model.train(), images)
 
 
 def planted(accuracies, contraction=0.5):

@@ -83,6 +83,14 @@ def test_power_iteration_comes_from_below():
     torch.testing.assert_close(result[-1], largest.expand(3))
 
 
+def test_training_mode_is_refused():
+    model, x = small().train(), torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        stability.lipschitz_bounds(model, x, steps=1)
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        stability.errors(model, x)
+
+
 def test_of_a_constant_the_largest_singular_value_is_zero():
     points = torch.rand(3, 4)
     result = stability.largest_singular_values(lambda x: 0 * x, points, steps=3)

@@ -46,6 +46,23 @@ def test_quantile_is_the_median_and_stays_inside_the_values():
     assert 1 <= estimate.low <= 2.5 <= estimate.high <= 100
 
 
+def test_the_interval_of_a_median_is_between_order_statistics():
+    # The 2nd and the 10th of 11: outside lie the binomial's tails up to 1 and from 10 on, of
+    # 12 / 2048 each. The 3rd and the 9th would leave out 67 / 2048 on either side, over 2.5%.
+    assert stats.binom.cdf(1, 11, 0.5) == pytest.approx(12 / 2048)
+    assert stats.binom.cdf(2, 11, 0.5) == pytest.approx(67 / 2048)
+    estimate = statistics.quantile(range(1, 12))
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (6, 2, 10, 11)
+
+
+def test_the_interval_of_shares_stays_between_zero_and_one():
+    few = statistics.mean_of_shares([0.2, 0.9, 0.4])
+    assert (few.value, few.low, few.high, few.n) == (pytest.approx(0.5), 0.2, 0.9, 3)
+    several = [0.9, 0.99, 1.0, 1.0, 1.0]
+    assert statistics.mean(several).high > 1
+    assert statistics.mean_of_shares(several) == statistics.mean(several, bounds=(0, 1))
+
+
 def test_difference_of_accuracies_covers_seeds_and_images():
     """Of families with the same accuracy nine in ten intervals hold zero, with few seeds, too."""
     generator = np.random.default_rng(0)

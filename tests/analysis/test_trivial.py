@@ -33,7 +33,7 @@ def trained():
 def test_the_jacobian_has_the_singular_values_that_the_theory_says():
     network = Linear()
     x = torch.rand(2, 3, 2, 2, dtype=torch.float64)
-    actual = jacobian.spectra(jacobian.jacobians(trivial.TrivialMap(network).encode, x))
+    actual = jacobian.spectra(jacobian.jacobians(trivial.TrivialMap(network).eval().encode, x))
     # Of rank 7: in the other five directions the map is the copy alone.
     own = torch.cat([torch.linalg.svdvals(network.matrix), torch.zeros(5, dtype=torch.float64)])
     torch.testing.assert_close(actual, (1 + own.square()).sqrt().expand(2, 12))
@@ -41,7 +41,7 @@ def test_the_jacobian_has_the_singular_values_that_the_theory_says():
 
 def test_the_inverse_is_exact_to_the_bit():
     network = trained()
-    model = trivial.TrivialMap(network)
+    model = trivial.TrivialMap(network).eval()
     x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
     z = model.encode(x)
     assert z.shape == (5, 64 + 192, 1, 1)
@@ -51,7 +51,7 @@ def test_the_inverse_is_exact_to_the_bit():
 
 def test_states_are_the_image_beside_each_state_of_the_network():
     network = trained()
-    model = trivial.TrivialMap(network)
+    model = trivial.TrivialMap(network).eval()
     x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
     own, states = list(network.states(x)), list(model.states(x))
     assert len(own) == len(states) == 13
@@ -65,7 +65,7 @@ def test_states_are_the_image_beside_each_state_of_the_network():
 
 
 def test_the_path_between_two_images_is_the_blend_of_their_pixels():
-    model = trivial.TrivialMap(trained())
+    model = trivial.TrivialMap(trained()).eval()
     start, end = torch.rand(2, 3, 1, 8, 8, dtype=torch.float64).unbind(0)
     path = interpolation.interpolate(model, start, end, 5)
     assert torch.equal(path, interpolation.blend(start, end, 5))

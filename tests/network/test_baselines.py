@@ -126,6 +126,10 @@ def test_unknown_backward(network, backward, allowed):
     message = f"backward must be one of {allowed}, got {backward!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny(network, backward=backward)
+    model = tiny(network)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.backward = backward
+    assert model.backward == "stored"
 
 
 def test_bottlenecks_are_a_quarter_of_a_unit_or_of_a_half():

@@ -60,10 +60,25 @@ def test_it_has_no_inverse_and_says_so():
     z = model.encode(torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match="has no inverse: its projections discard information"):
         model.inverse(z)
+    for training in (True, False):
+        with pytest.raises(ValueError, match="has no inverse: its projections discard information"):
+            next(model.train(training).inverse_states(z))
     with pytest.raises(ValueError, match=r"backward must be one of \('stored',\), got"):
         projected(backward="reversible")
     with pytest.raises(ValueError, match=r"streams must be one of \('float',\), got 'fixed'"):
         projected(streams="fixed")
+    with pytest.raises(ValueError, match=r"backward must be one of \('stored',\), got 'reversible"):
+        model.backward = "reversible"
+    with pytest.raises(ValueError, match=r"streams must be one of \('float',\), got 'fixed'"):
+        model.streams = "fixed"
+    assert (model.backward, model.streams) == ("stored", "float")
+
+
+def test_it_is_not_bijective_in_a_layout_that_is_with_s():
+    layout = {"in_shape": (1, 4, 4), "entry_factor": 2, "half_channels": (2, 8), "blocks": (1, 1)}
+    layout |= {"strides": (1, 2), "bottleneck_channels": (3, 3)}
+    assert irevnet.IRevNet(**layout).is_bijective
+    assert not ProjectedIRevNet(**layout).is_bijective
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
+import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -255,6 +257,25 @@ class TestForward:
             assert_close(model(x), plain((x - mean) / std))
             assert torch.equal(model.inverse(z).mul(255).round().div(255), x)
 
+    @torch.no_grad()
+    @pytest.mark.parametrize("fraction_bits", [16, 23, 24])
+    @pytest.mark.parametrize("name", ["irevnet_cifar", "irevnet_cifar_bijective"])
+    def test_an_exact_inverse_is_verified_whatever_normalisation_rounds(self, name, fraction_bits):
+        torch.manual_seed(0)
+        model = irevnet.create_model(
+            name,
+            **SMALL[name],
+            dropout=0.0,
+            streams="fixed",
+            fraction_bits=fraction_bits,
+            normalization=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        )
+        x = torch.randint(0, 256, (8, *model.in_shape)).float() / 255
+        for training in (False, True):
+            z = model.train(training).encode(x)
+            back = model.inverse(z, verify=True)
+            assert torch.equal(back.mul(255).round(), x.mul(255).round())
+
     @pytest.mark.parametrize(
         "normalization",
         [
@@ -305,6 +326,18 @@ class TestForward:
         assert "(zero_channels): ZeroChannels(channels=29)" in text
         assert "(0): CouplingBlock(\n      (residual): Bottleneck(\n" in text
         assert "Dropout(p=0.1" in text
+
+    def test_integers_may_be_numpys(self):
+        one, two, four = (np.int64(n) for n in (1, 2, 4))
+        numpys = {"in_shape": (one, four, four), "num_classes": np.int64(3), "strides": (one, two),
+                  "blocks": (one, two), "half_channels": (one, four)}  # fmt: skip
+        model = tiny(**numpys)
+        assert repr(model) == repr(tiny())
+        assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+        with pytest.raises(
+            ValueError, match=r"num_classes must be a positive integer, got np\.True"
+        ):
+            tiny(num_classes=np.True_)
 
     def test_sequences_may_be_lists(self):
         lists = {"blocks": [1, 2], "strides": [1, 2], "half_channels": [1, 4],
@@ -467,6 +500,16 @@ class TestErrors:
     def test_at_construction(self, arguments, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             tiny(**arguments)
+
+    @pytest.mark.parametrize("value", ["checkpoint", "Stored", None, ["stored"]])
+    @pytest.mark.parametrize("name", ["backward", "streams"])
+    def test_of_an_assigned_choice(self, name, value):
+        model = tiny()
+        before = getattr(model, name)
+        message = rf"{name} must be one of \(.*\), got {re.escape(repr(value))}"
+        with pytest.raises(ValueError, match=message):
+            setattr(model, name, value)
+        assert getattr(copy.deepcopy(model), name) == getattr(model, name) == before
 
     @pytest.mark.parametrize("method", ["forward", "encode", "states"])
     @pytest.mark.parametrize(

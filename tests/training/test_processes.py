@@ -252,9 +252,9 @@ class TestJoining:
 class TestShares:
     def test_every_image_is_evaluated_by_one_process(self):
         images = few_digits().validation
-        shares = [images.share(rank, 3) for rank in range(3)]
-        assert sorted(map(len, shares)) == [4, 4, 5]
-        seen = torch.cat([share.images for share in shares])
+        shards = [images.shard(rank, 3) for rank in range(3)]
+        assert sorted(map(len, shards)) == [4, 4, 5]
+        seen = torch.cat([shard.images for shard in shards])
         assert torch.equal(seen.unique(dim=0), images.images.unique(dim=0))
 
     def test_of_a_batch_they_are_its_parts_as_one_process_sees_them(self):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -6,10 +7,11 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import irevnet
-from irevnet.data import ImageData, TensorImages
+from irevnet.data import ImageData, TensorImages, load_image_folders
 from irevnet.training import NonFiniteLossError, Stopped, Trainer, evaluate, train
 from irevnet.training.trainer import describe_row
 from irevnet.weights import read_tensors
@@ -132,12 +134,21 @@ class TestTraining:
         first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
         assert not torch.equal(first, second)
 
-    def test_the_global_generator_is_left_as_it_was(self, digits):
-        model = network(dropout=0.1)
+    @pytest.mark.parametrize("source", ["digits", "folders"])
+    def test_the_global_generator_is_left_as_it_was(self, digits, source, tmp_path):
+        data, batch_size, shape = digits, 32, (1, 8, 8)
+        if source == "folders":
+            for part, index in itertools.product(("train", "val"), range(5)):
+                (tmp_path / part / "class").mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (9, 9)).save(tmp_path / part / "class" / f"{index}.png")
+            data = load_image_folders(tmp_path, size=8, workers=0)
+            batch_size, shape = 4, (3, 8, 8)
+            data = dataclasses.replace(data, validation=data.test)
+        model = network(dropout=0.1, in_shape=shape)
         torch.manual_seed(5)
         expected = torch.rand(3)
         torch.manual_seed(5)
-        train(model, digits, config())
+        train(model, data, config(batch_size=batch_size))
         assert torch.equal(torch.rand(3), expected)
 
     def test_test_images_are_not_touched(self, digits):
