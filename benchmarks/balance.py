@@ -14,13 +14,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from benchmarks.command import Run, as_trainings_run, make_parser, positive
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.targets import goal
-from benchmarks.variants import build
+from benchmarks.variants import build, create_irevnet
 from irevnet.analysis.memory import saved_bytes
 from pipeline.figures import use_style
 
@@ -45,16 +46,18 @@ def measure(blocks: tuple[int, int, int], batch_size: int, rounds: int) -> dict[
     """Seconds of forward and backward pass, and saved bytes, of the released network."""
     images = torch.rand(batch_size, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(batch_size) % 10
-    models = {}
+    models: dict[str, nn.Module] = {}
     for way in WAYS:
         torch.manual_seed(0)
-        variant = {"balanced": "stored", "checkpoint_all": "checkpoint"}.get(way, way)
-        models[way] = build(variant, "irevnet_cifar", blocks=blocks).train()
-    models["balanced"].backward = "balanced"
+        if way == "balanced":  # not one of the variants
+            models[way] = create_irevnet("irevnet_cifar", blocks=blocks, backward=way)
+        else:
+            variant = "checkpoint" if way == "checkpoint_all" else way
+            models[way] = build(variant, "irevnet_cifar", blocks=blocks)
     kept = {}
     for way, model in models.items():
         with _whole(way):
-            kept[way] = saved_bytes(lambda model=model: model(images), model)
+            kept[way] = saved_bytes(partial(model, images), model)
 
     def step(way: str) -> None:
         with _whole(way):

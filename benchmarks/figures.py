@@ -78,7 +78,8 @@ def _lines(
         known = depths[: len(heights)]  # a run that was interrupted has fewer
         axis.plot(known, heights, line, color=colour, marker=marker, label=LABELS[variant])
         if bounds:
-            axis.fill_between(known, *bounds[variant], color=colour, alpha=0.15, linewidth=0)
+            low, high = bounds[variant]
+            axis.fill_between(known, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(depths, [str(depth) for depth in depths])
     axis.set_xlabel("blocks in each of three stages")

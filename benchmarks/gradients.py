@@ -36,7 +36,7 @@ def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) 
     for name, kinds in ((released, ({}, {"dropout": 0.0})), (bijective, ({},))):
         trained, weights = trained_network(settings, name)
         for more in kinds:
-            arguments = settings.arguments(name, **more)
+            arguments = settings.arguments(name, None, **more)
             results["networks"].append(_agreement(settings, name, arguments, trained, weights))
             save()
     # What remains of the difference where no ReLU can open or close by a rounding error.

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.command import Run, make_parser, positive
 from benchmarks.provenance import ROOT
-from irevnet import create_model
+from benchmarks.variants import create_irevnet
 from irevnet.data.folders import FolderImages
 from irevnet.released import ReleasedIRevNet
 from pipeline.copies import copy_repository, environment_of
@@ -106,7 +106,7 @@ def prepare(
     path.write_text(yaml.safe_dump(kept, sort_keys=False))
 
     torch.manual_seed(0)
-    network = create_model(model["name"], **model["overrides"])
+    network = create_irevnet(model["name"], **model["overrides"])
     update_bn([images.first(16)[0]], network)
     torch.save(ReleasedIRevNet(network).state_dict(), root / model["released"])
 

@@ -28,14 +28,6 @@ from irevnet.training import Trainer, TrainingConfig, join_processes
 
 __all__ = ["main", "measure", "train"]
 
-_RECIPE = {
-    "batch_size": 128,
-    "learning_rate": 0.1,
-    "padding": 1,
-    "flip": "random",
-    "averaging": 0.99,
-}
-
 
 def train(folder: Path, epochs: int) -> None:
     """Trains to the end, or goes on from where it was killed; writes ``folder / "weights"``.
@@ -49,7 +41,14 @@ def train(folder: Path, epochs: int) -> None:
         trainer = Trainer(
             create_model("irevnet_digits_bijective"),
             load_digits(180),
-            TrainingConfig(epochs=epochs, **_RECIPE),
+            TrainingConfig(
+                epochs=epochs,
+                batch_size=128,
+                learning_rate=0.1,
+                padding=1,
+                flip="random",
+                averaging=0.99,
+            ),
             checkpoint=folder / "checkpoint",
         )
         if trainer.processes.rank == 0:
@@ -81,7 +80,8 @@ def measure(processes: int, kills: int, epochs: int, longest: float, seed: int) 
         for folder in (whole, killed):
             folder.mkdir()
         _finish(whole, processes, epochs)
-        delays, in_between = [], 0
+        delays: list[float] = []
+        in_between = 0
         while len(delays) < kills:
             (killed / "begun").unlink(missing_ok=True)
             training = _start(killed, processes, epochs)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.command import Run, make_parser
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.targets import goal
-from irevnet import create_model
+from benchmarks.variants import create_irevnet
 from irevnet.analysis.blockwise_jacobian import irevnet_jacobians
 from irevnet.analysis.jacobian import jacobians
+from irevnet.network.model import IRevNet
 
 __all__ = ["Sizes", "main", "measure"]
 
@@ -45,7 +46,7 @@ class Sizes:
     memory: int = 2**28
 
 
-def loop(model: nn.Module, image: Tensor, rows: int) -> Tensor:
+def loop(model: IRevNet, image: Tensor, rows: int) -> Tensor:
     """The first rows of the Jacobian, one backward pass each, by the image alone."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
@@ -53,15 +54,16 @@ def loop(model: nn.Module, image: Tensor, rows: int) -> Tensor:
     return torch.stack(results).flatten(1)
 
 
-def loop_with_parameters(model: nn.Module, image: Tensor, rows: int) -> Tensor:
+def loop_with_parameters(model: IRevNet, image: Tensor, rows: int) -> Tensor:
     """The same by ``backward()``, which makes the gradients of all parameters, too."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
     results = []
     for value in out[:rows]:
-        image.grad = None
         value.backward(retain_graph=True)
+        assert image.grad is not None
         results.append(image.grad)
+        image.grad = None
     model.zero_grad()
     return torch.stack(results).flatten(1)
 
@@ -72,7 +74,7 @@ def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     ``times_as_fast_as`` is of the way for i-RevNets, ``rows_times_as_fast_as`` of the one by rows.
     """
     torch.manual_seed(0)
-    model = create_model("irevnet_cifar_bijective", in_shape=sizes.in_shape, blocks=sizes.blocks)
+    model = create_irevnet("irevnet_cifar_bijective", in_shape=sizes.in_shape, blocks=sizes.blocks)
     model = model.to(device).eval()
     image = torch.rand(1, *sizes.in_shape, device=device)
     dimensions = image.numel()

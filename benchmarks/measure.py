@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,13 +23,15 @@ __all__ = [
     "resident_bytes",
 ]
 
+Name = TypeVar("Name")
+
 
 def interleave(
-    tasks: Mapping[str, Callable[[], object]],
+    tasks: Mapping[Name, Callable[[], object]],
     rounds: int,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Times tasks in turn, so that what disturbs the machine disturbs all of them.
 
     Each runs once beforehand. Every round runs all of them once, starting from another one each
@@ -48,7 +50,7 @@ def interleave(
     for task in tasks.values():
         task()
     names = list(tasks)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[Name, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % len(names)
         for name in names[first:] + names[:first]:

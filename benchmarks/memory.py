@@ -1,5 +1,6 @@
 """What training takes of memory, and what fits into it."""
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,16 +20,17 @@ def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Saved bytes against depth; the peak of a whole step against depth and batch size."""
     results["saved"] = {}
     for name in settings.blocks:
+        # memcnn keeps tensors where autograd cannot see them.
+        saved: dict[str, list[int]] = {v: [] for v in settings.variants if v != "memcnn"}
         counts = results["saved"][name] = {
             "batch_size": settings.batch_size,
             "blocks_per_stage": list(settings.byte_depths),
-            # memcnn keeps tensors where autograd cannot see them.
-            "bytes": {v: [] for v in settings.variants if v != "memcnn"},
+            "bytes": saved,
         }
-        for blocks, variant in product(settings.byte_depths, counts["bytes"]):
+        for blocks, variant in product(settings.byte_depths, saved):
             model = built(settings, variant, name, blocks)
             images, _, _ = settings.batch(model, settings.batch_size)
-            counts["bytes"][variant].append(saved_bytes(lambda m=model, x=images: m(x), model))
+            saved[variant].append(saved_bytes(partial(model, images), model))
             save()
         native = _saved_at(settings, name, settings.blocks[name])
         counts["at_blocks_per_stage"] = settings.blocks[name]
@@ -36,7 +38,9 @@ def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
     results["peak"] = {}
     name = "irevnet_cifar"
     for what, sizes in (("batch_size", settings.batches), ("blocks_per_stage", settings.depths)):
-        counts = results["peak"][what] = {
+        peaks: dict[str, list[int]] = {variant: [] for variant in settings.variants}
+        residents: dict[str, list[int]] = {variant: [] for variant in settings.variants}
+        results["peak"][what] = {
             "network": name,
             "sizes": list(sizes),
             **(
@@ -44,15 +48,15 @@ def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
                 if what == "batch_size"
                 else {"batch_size": settings.batch_size}
             ),
-            "peak": {variant: [] for variant in settings.variants},
-            "resident": {variant: [] for variant in settings.variants},
+            "peak": peaks,
+            "resident": residents,
         }
         for size, variant in product(sizes, settings.variants):
             blocks = size if what == "blocks_per_stage" else settings.blocks[name]
             batch_size = size if what == "batch_size" else settings.batch_size
             peak, resident = _step_bytes(settings, variant, name, blocks, batch_size)
-            counts["peak"][variant].append(peak)
-            counts["resident"][variant].append(resident)
+            peaks[variant].append(peak)
+            residents[variant].append(resident)
             save()
 
 
@@ -99,7 +103,7 @@ def _saved_at(settings: Settings, name: str, blocks: int) -> dict[str, int]:
         if variant != "memcnn":
             model = built(settings, variant, name, blocks)
             images, _, _ = settings.batch(model, settings.batch_size)
-            counts[variant] = saved_bytes(lambda m=model, x=images: m(x), model)
+            counts[variant] = saved_bytes(partial(model, images), model)
     return counts
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from benchmarks.command import Run, make_parser, positive
 from benchmarks.provenance import ROOT
-from irevnet import create_model
+from benchmarks.variants import create_irevnet
 from irevnet.analysis.inversion import Reconstruction
 from irevnet.analysis.memory import saved_bytes
+from irevnet.network.model import IRevNet
 from pipeline.figures import image_grid, use_style
 
 __all__ = ["crops", "main", "measure"]
@@ -54,9 +56,9 @@ def crops(count: int, side: int = 224) -> Tensor:
     return torch.stack(taken).float() / 255
 
 
-def _network(name: str, images: Tensor, options: dict[str, Any]) -> nn.Module:
+def _network(name: str, images: Tensor, options: dict[str, Any]) -> IRevNet:
     torch.manual_seed(0)
-    model = create_model(name, in_shape=tuple(images.shape[1:]), **options)
+    model = create_irevnet(name, in_shape=tuple(images.shape[1:]), **options)
     update_bn([images], model)
     return model.eval()
 
@@ -126,9 +128,9 @@ def _training_bytes(name: str, side: int, options: dict[str, Any]) -> dict[str, 
     x = torch.rand(3, 3, side, side)
     kept = {}
     for backward in ("stored", "balanced", "reversible"):
-        model = create_model(name, in_shape=(3, side, side), backward=backward, **options).train()
+        model = create_irevnet(name, in_shape=(3, side, side), backward=backward, **options)
         # What a third image adds.
-        three, two = (saved_bytes(lambda n=n, model=model: model(x[:n]), model) for n in (3, 2))
+        three, two = (saved_bytes(partial(model, x[:n]), model) for n in (3, 2))
         kept[backward] = three - two
     parameters = sum(parameter.numel() for parameter in model.parameters())
     free = _GPU_BYTES - _BYTES_PER_PARAMETER * parameters

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.steps import images_for
 from benchmarks.variants import LABELS, build
+from irevnet.network.model import IRevNet
 
 __all__ = ["Save", "Settings", "built"]
 
@@ -69,8 +70,14 @@ class Settings:
         return {**depth, **self.overrides.get(name, {}), **more}
 
     def batch(self, model: torch.nn.Module, count: int) -> tuple[Tensor, Tensor, str]:
-        """Images and labels for a network or a variant of one, and what they are."""
+        """Images and labels for a network or a variant of one, and what they are.
+
+        Raises:
+            ValueError: if it is not an i-RevNet.
+        """
         network = getattr(model, "network", model)
+        if not isinstance(network, IRevNet):
+            raise ValueError(f"model must be an IRevNet or hold one, got {type(model).__name__}")
         return images_for(network.in_shape, count, self.device, self.data)
 
 

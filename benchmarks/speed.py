@@ -1,16 +1,17 @@
 """Seconds of a training step, and images a second in training and through the inverse."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 
-import irevnet
 from benchmarks.gradients import trained_network
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.settings import Save, Settings, built
 from benchmarks.steps import PLAIN, Mode, forward_pass, gradients, relative_difference, trainer
+from benchmarks.variants import create_irevnet
 
 __all__ = ["inverse_throughput", "step_time", "training_throughput"]
 
@@ -125,14 +126,11 @@ def inverse_throughput(settings: Settings, results: dict[str, Any], save: Save) 
         ),
     ]
     for (name, arguments, batch_size), mode in product(cases, (PLAIN, Mode(bfloat16=True))):
-        model = irevnet.create_model(name, **arguments).to(settings.device).eval()
+        model = create_irevnet(name, **arguments).to(settings.device).eval()
         images, _, _ = settings.batch(model, batch_size)
         with torch.no_grad(), mode.autocast(settings.device):
             z = model.encode(images)
-            tasks = {
-                "encode": lambda m=model, x=images: m.encode(x),
-                "inverse": lambda m=model, z=z: m.inverse(z),
-            }
+            tasks = {"encode": partial(model.encode, images), "inverse": partial(model.inverse, z)}
             seconds = interleave(tasks, 2 * settings.rounds, settings.device)
         results["cases"].append(
             {

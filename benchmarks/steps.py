@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irevnet.data import TensorImages, load_cifar10, load_digits
+from irevnet.data import FolderImages, TensorImages, load_cifar10, load_digits
+from irevnet.network.model import IRevNet
 
 __all__ = [
     "Mode",
@@ -79,7 +80,7 @@ def trainer(
         mode: how to compute.
         optimiser: of the model, where it has one already.
     """
-    model.to(images.device, memory_format=mode.memory_format).train()
+    model.to(images.device).to(memory_format=mode.memory_format).train()
     images = images.contiguous(memory_format=mode.memory_format)
     if mode.compiled:
         compile_residuals(model)
@@ -107,7 +108,13 @@ def forward_pass(model: nn.Module, images: Tensor, mode: Mode) -> Callable[[], N
 
 
 def compile_residuals(model: nn.Module) -> None:
-    """Compiles every F by itself; the coupling around it stays as it is."""
+    """Compiles every F by itself; the coupling around it stays as it is.
+
+    Raises:
+        ValueError: if the network is not an i-RevNet.
+    """
+    if not isinstance(model, IRevNet):
+        raise ValueError(f"model must be an IRevNet, got {type(model).__name__}")
     # One graph for each kind of block, for gradients on and off: more than torch expects.
     torch._dynamo.config.recompile_limit = 256
     for block in model.blocks:
@@ -119,6 +126,9 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor, mode: Mode = PLA
 
     Random states and running statistics are left as they were found, so that two models in the
     same state see the same dropout masks.
+
+    Raises:
+        ValueError: if the loss does not depend on a parameter.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [images.device] if images.device.type == "cuda" else []
@@ -127,12 +137,16 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor, mode: Mode = PLA
         with mode.autocast(images.device):
             logits = model(images)
         functional.cross_entropy(logits.to(images.dtype), labels).backward()
-    vector = torch.cat([p.grad.double().flatten() for p in model.parameters()])
+    vectors = []
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            raise ValueError(f"model must use all of its parameters, got no gradient of {name}")
+        vectors.append(parameter.grad.double().flatten())
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    return vector
+    return torch.cat(vectors)
 
 
 def smooth(model: nn.Module) -> nn.Module:
@@ -193,5 +207,5 @@ def images_for(
 
 
 @functools.cache
-def _cifar10(folder: Path) -> TensorImages:
+def _cifar10(folder: Path) -> TensorImages | FolderImages:
     return load_cifar10(folder).train

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.command import Run, make_parser, positive
 from benchmarks.measure import estimate, interleave, ratios
@@ -53,10 +54,11 @@ def work(network: str, batch_size: int, threads: int, *, compiled: bool) -> None
     model = create_model(name, **overrides)
     images, labels = torch.rand(batch_size, 3, 32, 32), torch.randint(0, 10, (batch_size,))
     stepped = torch.compile(model) if compiled else model
+    assert isinstance(stepped, nn.Module), "torch.compile wraps a module in a module"
     step, _ = trainer(stepped, images, labels, Mode(channels_last=True))
     for _ in sys.stdin:
         step()
-        total = sum(float(p.detach().double().sum()) for p in model.parameters())
+        total = sum((float(p.detach().double().sum()) for p in model.parameters()), start=0.0)
         print(total.hex(), flush=True)
 
 

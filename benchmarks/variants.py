@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import irevnet
+from irevnet import create_model
 from irevnet.network.model import IRevNet
 from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.layers import merge, split
 
-__all__ = ["LABELS", "UnavailableError", "build", "unavailable"]
+__all__ = ["LABELS", "UnavailableError", "build", "create_irevnet", "unavailable"]
 
 LABELS = {
     "stored": "stored",
@@ -37,6 +37,22 @@ class UnavailableError(RuntimeError):
     """A variant cannot be built here; the message says why."""
 
 
+def create_irevnet(name: str, **overrides: Any) -> IRevNet:  # noqa: ANN401
+    """An i-RevNet of the zoo in training mode, on the CPU.
+
+    Args:
+        name: of the network.
+        **overrides: its arguments.
+
+    Raises:
+        ValueError: if the network of that name is not an i-RevNet.
+    """
+    network = create_model(name, **overrides)
+    if not isinstance(network, IRevNet):
+        raise ValueError(f"name must be that of an i-RevNet, got {name!r}")
+    return network
+
+
 def build(variant: str, name: str, **overrides: Any) -> nn.Module:  # noqa: ANN401
     """A network of the zoo in training mode, on the CPU, that trains in one of the ways.
 
@@ -51,7 +67,7 @@ def build(variant: str, name: str, **overrides: Any) -> nn.Module:  # noqa: ANN4
     Raises:
         UnavailableError: if a library that the variant needs is missing or does not work here.
     """
-    network = irevnet.create_model(name, **{**overrides, **_OWN[variant]})
+    network = create_irevnet(name, **{**overrides, **_OWN[variant]})
     if variant == "checkpoint":
         return _Checkpointed(network)
     if variant == "memcnn":
@@ -108,12 +124,10 @@ class _Memcnn(nn.Module):
     def __init__(self, network: IRevNet, memcnn: Any) -> None:  # noqa: ANN401
         super().__init__()
         self.network = network
-        network.blocks = nn.ModuleList(
-            memcnn.InvertibleModuleWrapper(
+        for index, block in enumerate(network.blocks):
+            network.blocks[index] = memcnn.InvertibleModuleWrapper(
                 _Unaliased(block), keep_input=False, preserve_rng_state=True
             )
-            for block in network.blocks
-        )
 
     def forward(self, images: Tensor) -> Tensor:
         network = self.network
