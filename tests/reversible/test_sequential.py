@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import irevnet
 from irevnet import ReversibleSequential
+from irevnet.analysis.memory import saved_bytes
 from irevnet.reversible.coupling import CouplingBlock
 
 
@@ -154,17 +155,7 @@ def test_a_result_that_was_changed_in_place_gives_no_gradients():
 def test_memory_does_not_grow_with_depth():
     def saved(depth):
         model = ReversibleSequential(*((Attention(8), mlp(8)) for _ in range(depth)), dim=-1)
-        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        sizes = {}
-
-        def pack(tensor):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = model(torch.rand(4, 5, 16))
-        assert out.requires_grad
-        return sum(size for pointer, size in sizes.items() if pointer not in own)
+        return saved_bytes(lambda: model(torch.rand(4, 5, 16)), model)
 
     assert saved(2) == saved(9) == 4 * 5 * 16 * 4
 
@@ -232,6 +223,21 @@ class TestCheckInvertible:
         model = irevnet.create_model("irevnet_digits_bijective", streams="fixed").eval()
         result = irevnet.check_invertible(model, torch.rand(2, 1, 8, 8))
         assert result.error <= 2**-16
+
+    @pytest.mark.parametrize("scale", [1, 0.01])
+    @pytest.mark.parametrize("std", [0.1, 1, 4])
+    @pytest.mark.parametrize("fraction_bits", [8, 16])
+    def test_what_fixed_point_rounds_off_is_no_error(self, fraction_bits, std, scale):
+        model = irevnet.create_model(
+            "irevnet_digits_bijective",
+            streams="fixed",
+            fraction_bits=fraction_bits,
+            normalization=([0.5], [std]),
+        ).eval()
+        x = scale * torch.rand(2, 1, 8, 8)
+        result = irevnet.check_invertible(model, x)
+        # Half a unit, times the deviation, over the largest input.
+        assert result.double_error <= 1e-8 + 2 ** -(fraction_bits + 1) * std / x.max()
 
     @pytest.mark.parametrize(
         ("function", "message"),
