@@ -172,6 +172,16 @@ def test_memory_does_not_grow_with_depth():
             lambda: ReversibleSequential(nn.Linear(2, 3))(torch.rand(2, 4)),
             r"F must return the shape of the half that it is added to, \(2, 2\), got \(2, 3\)",
         ),
+        *(
+            (
+                lambda b=backward, s=streams: ReversibleSequential(
+                    nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), backward=b, streams=s
+                )(torch.rand(3, 8)),
+                r"F must return the shape of the half that it is added to, \(3, 4\), got \(3, 1\)",
+            )
+            for backward in ("stored", "reversible", "balanced")
+            for streams in ("float", "fixed")
+        ),
         (
             lambda: ReversibleSequential(nn.Identity())(torch.rand(2, 5)),
             r"x must have an even size in dimension 1 and not be empty, got shape \(2, 5\)",
@@ -292,3 +302,67 @@ def test_functional_dropout_in_evaluation_mode_is_replayed_and_refused_by_the_in
         torch.testing.assert_close(result, exact, rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="block 4 draws random numbers"):
         model.inverse(x)
+
+
+class Swapped(CouplingBlock):
+    """A block of other equations, with the inverse of its own."""
+
+    def forward(self, x_tilde, x, streams=None):
+        return x, x_tilde - 2 * self.residual(x)
+
+    def inverse(self, y_tilde, y, streams=None):
+        return y + 2 * self.residual(y_tilde), y_tilde
+
+
+def hooked():
+    block = CouplingBlock(nn.Tanh())
+    block.register_forward_hook(lambda _block, _inputs, halves: (halves[0], 2 * halves[1]))
+    return block
+
+
+def with_instance_forward():
+    block = CouplingBlock(nn.Tanh())
+    block.forward = lambda x_tilde, x, streams=None: (x, x_tilde)
+    return block
+
+
+class TestOtherBlocks:
+    @pytest.mark.parametrize(
+        "make", [lambda: Swapped(nn.Tanh()), hooked, with_instance_forward], ids=str
+    )
+    def test_gradients_that_would_be_wrong_are_refused(self, make):
+        model = ReversibleSequential(nn.Linear(3, 3), make())
+        x = torch.rand(2, 6)
+        message = "block 1 overrides forward or has hooks"
+        for backward, streams in [
+            ("reversible", "float"),
+            ("reversible", "fixed"),
+            ("stored", "fixed"),
+        ]:
+            model.backward, model.streams = backward, streams
+            with pytest.raises(ValueError, match=message):
+                model(x)
+        model.backward, model.streams = "stored", "float"
+        model(x).sum().backward()
+        x1, x2 = model.blocks[0](*x.chunk(2, 1))
+        assert torch.equal(model(x), torch.cat(model.blocks[1](x1, x2), 1))
+        with torch.no_grad():
+            model.backward = "reversible"
+            assert torch.equal(model(x), torch.cat(model.blocks[1](x1, x2), 1))
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_the_inverse_is_that_of_the_block(self, training):
+        model = ReversibleSequential(
+            *(Swapped(nn.BatchNorm1d(3)) for _ in range(3)), backward="stored"
+        )
+        model, x = model.double().train(training), torch.rand(5, 6, dtype=torch.float64)
+        z = model(x)
+        torch.testing.assert_close(model.inverse(z), x, rtol=0, atol=1e-12)
+        assert all(b.residual.num_batches_tracked == int(training) for b in model.blocks)
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("make", [hooked, with_instance_forward])
+    def test_an_inverse_that_would_be_wrong_is_refused(self, make, training):
+        model = ReversibleSequential(nn.Linear(3, 3), make()).train(training)
+        with pytest.raises(ValueError, match="block 1 has hooks or a forward of its own instance"):
+            model.inverse(torch.rand(2, 6))
