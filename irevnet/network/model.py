@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import ExitStack
 from typing import cast
 
 import torch
@@ -30,6 +31,7 @@ from irevnet.reversible.layers import (
     merge,
     split,
 )
+from irevnet.reversible.snapshot import Snapshot
 from irevnet.reversible.stack import BACKWARDS, merged_reversible_stack
 from irevnet.reversible.stored import stored_fixed_point_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
@@ -402,8 +404,15 @@ class IRevNet(nn.Module):
         shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
         zeros = torch.zeros(shape, dtype=self.classifier.linear.weight.dtype, device=z.device)
         x_tilde, x = (streams.write(half) for half in self._enter(zeros))
-        with frozen_statistics(*self.blocks):
-            return known_values(self.known, self.blocks, x_tilde, x, streams)
+        blocks = self.blocks[: len(self.known) - 1]
+        if is_traced(z) or not any(m.training for block in blocks for m in block.modules()):
+            with frozen_statistics(*blocks):
+                return known_values(self.known, blocks, x_tilde, x, streams)
+        with ExitStack() as contexts:
+            copies = [contexts.enter_context(Snapshot(block).function()) for block in blocks]
+            return known_values(
+                self.known, cast("list[CouplingBlock]", copies), x_tilde, x, streams
+            )
 
     def _check_representation(self, z: Tensor) -> None:
         if not isinstance(z, Tensor):

@@ -19,14 +19,14 @@ class Autocast:
 
     @classmethod
     def current(cls, device: torch.device) -> "Autocast":
-        """That of the device now."""
+        """The device's current autocast state."""
         kind = device.type
         if not torch.amp.is_autocast_available(kind):
             return cls(kind, torch.float32, enabled=False)
         return cls(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
     def entered(self) -> Any:  # noqa: ANN401
-        """A context in which it is so."""
+        """A context with this autocast state."""
         if not torch.amp.is_autocast_available(self.device):
             return contextlib.nullcontext()
         # Without its cache of cast weights: those cast while gradients are off would be used,

@@ -1,10 +1,11 @@
-"""Batch norm whose running statistics stay as they are while a block is evaluated again."""
+"""Norms whose running statistics stay as they are while a block is evaluated again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 __all__ = ["frozen_statistics"]
 
@@ -24,12 +25,18 @@ def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
         m
         for module in modules
         for m in module.modules()
-        if m.training and isinstance(m, _BatchNorm) and m.track_running_stats
+        if m.training and isinstance(m, _NormBase) and m.track_running_stats
     ]
+    # Instance norm updates its statistics for as long as it has them.
+    hidden = [(m, m.running_mean, m.running_var) for m in norms if isinstance(m, _InstanceNorm)]
     try:
         for norm in norms:
             norm.track_running_stats = False
+        for norm, *_ in hidden:
+            norm.running_mean = norm.running_var = None
         yield
     finally:
         for norm in norms:
             norm.track_running_stats = True
+        for norm, mean, variance in hidden:
+            norm.running_mean, norm.running_var = mean, variance

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from irevnet.reversible.layers import Normalize
+
 __all__ = ["Invertibility", "Invertible", "check_invertible"]
 
 # A module that is Invertible, too: there is no type for both.
@@ -30,7 +32,7 @@ class Invertibility:
     Args:
         error: largest difference of an input from its reconstruction, over the input's largest
             magnitude, in the network's own precision.
-        double_error: the same in float64, where an inverse that is one has next to none.
+        double_error: the same in float64, where a true inverse has almost no error.
         gradient_error: relative Euclidean difference of all gradients from those with stored
             activations, float64; None of a network without ``backward``.
     """
@@ -51,13 +53,13 @@ def check_invertible(
         module: a network with ``encode`` (or ``forward`` alone) and ``inverse``.
         example: an input, floating point, of the module's dtype and device.
         tolerance: the largest error allowed in the network's own precision. In float64, the inverse
-            and gradients may be off by 1e-8.
+            and gradients may be off by 1e-8. What fixed-point streams round off comes on top.
 
     Returns:
         The errors measured.
 
     Raises:
-        ValueError: if the network has no inverse, or one that is not; if it draws random numbers;
+        ValueError: if the network has no inverse, or a wrong one; if it draws random numbers;
             if the inverse changes a buffer; if gradients differ. The message says which.
 
     Example:
@@ -69,10 +71,11 @@ def check_invertible(
     if not callable(getattr(module, "inverse", None)):
         raise ValueError(f"module must have a method inverse, {type(module).__name__} has none")
     devices = [example.device] if example.device.type == "cuda" else []
+    rounding = _rounding(module, example)
     with torch.random.fork_rng(devices):
-        error = _round_trip(copy.deepcopy(module), example, tolerance)
+        error = _round_trip(copy.deepcopy(module), example, tolerance + rounding)
         double = copy.deepcopy(module).double()
-        double_error = _round_trip(double, example.double(), max(1e-8, _rounding(module)))
+        double_error = _round_trip(double, example.double(), 1e-8 + rounding)
         return Invertibility(error, double_error, _gradient_error(module, example))
 
 
@@ -80,10 +83,16 @@ def _encode(module: _Module, x: Tensor) -> Tensor:
     return module.encode(x) if callable(getattr(module, "encode", None)) else module(x)
 
 
-def _rounding(module: _Module) -> float:
-    """Half a unit of fixed-point streams: what an input loses when it is written to them."""
-    is_fixed = getattr(module, "streams", None) == "fixed"
-    return 2.0 ** -(module.fraction_bits + 1) if is_fixed else 0.0
+def _rounding(module: _Module, x: Tensor) -> float:
+    """What fixed-point streams may round off the inputs, over their largest magnitude.
+
+    That is half a unit, of inputs that the network may have divided by a standard deviation first.
+    """
+    if getattr(module, "streams", None) != "fixed":
+        return 0.0
+    normalize = getattr(module, "normalize", None)
+    std = normalize.std.max().item() if isinstance(normalize, Normalize) else 1.0
+    return 2.0 ** -(module.fraction_bits + 1) * std / max(x.abs().max().item(), 1e-30)
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from irevnet.reversible.autocast import Autocast
-from irevnet.reversible.coupling import CouplingBlock
-from irevnet.reversible.narrow import KEEP_ALL_EVERY, evaluate_keeping, evaluate_recalling
+from irevnet.reversible.coupling import CouplingBlock, check_residual
+from irevnet.reversible.narrow import KEEP_ALL_EVERY, Plan, evaluate_keeping, evaluate_recalling
 from irevnet.reversible.randomness import Randomness
 from irevnet.reversible.snapshot import Snapshot
 from irevnet.reversible.streams import FixedPointStreams, Streams
@@ -72,8 +72,7 @@ class _Step:
     snapshot: Snapshot
     random_states: tuple[Tensor, ...] | None
     kept: slice
-    keep_all: bool
-    exact: bool
+    plan: Plan
 
     def residual(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
         """F as it was, on ``x``; ``kept`` are the narrow activations of all blocks."""
@@ -84,7 +83,7 @@ class _Step:
             own = kept[self.kept]
             if not own:
                 return residual(x)
-            return evaluate_recalling(residual, x, own, keep_all=self.keep_all, exact=self.exact)
+            return evaluate_recalling(residual, x, own, self.plan)
 
 
 class ReversibleChunk(torch.autograd.Function):
@@ -113,20 +112,20 @@ class ReversibleChunk(torch.autograd.Function):
         states = shared.randomness.states()
         with shared.autocast.entered():
             for index, (block, own) in enumerate(zip(chunk.blocks, chunk.parameters, strict=True)):
-                shared.randomness.check_captured(block)
+                shared.randomness.check(block)
                 snapshot = Snapshot(block.residual)
                 count, version = len(kept), x._version
                 seen = x
+                plan: Plan = ()
                 keep_all = (chunk.start + index) % KEEP_ALL_EVERY == KEEP_ALL_EVERY - 1
                 if shared.keep_narrow and index >= chunk.recomputed:
-                    residual, narrow = evaluate_keeping(
+                    residual, narrow, plan = evaluate_keeping(
                         block.residual, streams.read(x), keep_all=keep_all, exact=exact
                     )
                     kept += narrow
-                    x_tilde, x = (
-                        block.downsample(x),
-                        streams.add(block.downsample(x_tilde), residual),
-                    )
+                    shifted = block.downsample(x_tilde)
+                    check_residual(residual, shifted)
+                    x_tilde, x = block.downsample(x), streams.add(shifted, residual)
                 else:
                     x_tilde, x = block(x_tilde, x, streams)
                 if seen._version != version:
@@ -137,9 +136,7 @@ class ReversibleChunk(torch.autograd.Function):
                 snapshot.finish()
                 before, states = states, shared.randomness.states()
                 drawn = before if shared.randomness.drawn(before, states) else None
-                ctx.steps.append(
-                    _Step(block, own, snapshot, drawn, slice(count, len(kept)), keep_all, exact)
-                )
+                ctx.steps.append(_Step(block, own, snapshot, drawn, slice(count, len(kept)), plan))
                 shared.peaks.append(streams.peak(x))
         ctx.start = len(start)
         if chunk.is_last:
@@ -226,9 +223,13 @@ def _block_backward(
         seen = streams.read(x).detach().requires_grad_()
         residual = step.residual(seen, kept)
     x_tilde = upsample(streams.subtract(y, residual.detach()))
-    grad_through, *own = torch.autograd.grad(
-        residual, [seen, *step.parameters], grad.to(residual.dtype), allow_unused=True
-    )
+    inputs = [seen, *step.parameters]
+    gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+    if residual.requires_grad:  # unless F is constant
+        gradients = torch.autograd.grad(
+            residual, inputs, grad.to(residual.dtype), allow_unused=True
+        )
+    grad_through, *own = gradients
     grad_x = upsample(grad_tilde)
     if grad_through is not None:  # F that does not depend on its input
         grad_x = grad_x + grad_through

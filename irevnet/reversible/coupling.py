@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from irevnet.reversible.layers import SpaceToDepth
 from irevnet.reversible.streams import FloatStreams, Streams
 
-__all__ = ["CouplingBlock", "couple"]
+__all__ = ["CouplingBlock", "check_residual", "couple", "is_altered", "is_plain"]
 
 _FLOAT = FloatStreams()
 
@@ -27,9 +27,9 @@ class CouplingBlock(nn.Module):
     The same equations stand, each for a reason of its own, in ``ReversibleChunk.forward``,
     ``_block_backward`` and ``_recomputed_backward`` of :mod:`irevnet.reversible.chunk`, in
     :mod:`irevnet.reversible.stored` (with gradients), in
-    ``_inverse`` of :mod:`irevnet.reversible.inversion` (without updating statistics), in
     :func:`irevnet.reversible.known_channels.known_values` and ``known_channels`` (of what is the
     same for every image), and in :mod:`irevnet.analysis.blockwise_jacobian` (differentiated).
+    All but the last two refuse a block that is not :func:`is_plain`.
 
     Args:
         residual: :math:`F`, any module that maps a half ``(B, C, H, W)`` to
@@ -52,11 +52,7 @@ class CouplingBlock(nn.Module):
         """
         y_tilde = self.downsample(x)
         shifted, residual = self.downsample(x_tilde), self.residual(streams.read(x))
-        if shifted.shape != residual.shape:
-            raise ValueError(
-                f"F must return the shape of the half that it is added to, "
-                f"{tuple(shifted.shape)}, got {tuple(residual.shape)}"
-            )
+        check_residual(residual, shifted)
         return y_tilde, streams.add(shifted, residual)
 
     def inverse(
@@ -66,6 +62,31 @@ class CouplingBlock(nn.Module):
         x = self.downsample.inverse(y_tilde)
         x_tilde = self.downsample.inverse(streams.subtract(y, self.residual(streams.read(x))))
         return x_tilde, x
+
+
+def check_residual(residual: Tensor, half: Tensor) -> None:
+    """Raises ``ValueError`` if F's output has another shape than the half that it is added to."""
+    if residual.shape != half.shape:
+        raise ValueError(
+            f"F must return the shape of the half that it is added to, {tuple(half.shape)}, got "
+            f"{tuple(residual.shape)}"
+        )
+
+
+def is_altered(module: nn.Module) -> bool:
+    """Whether hooks, or a ``forward`` of its own instance, may change what a module computes."""
+    return bool(
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def is_plain(block: CouplingBlock) -> bool:
+    """Whether a block computes what :class:`CouplingBlock` does, and nothing else."""
+    return type(block).forward is CouplingBlock.forward and not is_altered(block)
 
 
 def couple(

@@ -1,12 +1,13 @@
 """The inverse of coupling blocks, block by block, and what it can tell about its own exactness."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from irevnet.reversible.batch_norm import frozen_statistics
-from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.coupling import CouplingBlock, is_altered
 from irevnet.reversible.known_channels import KnownChannels
 from irevnet.reversible.randomness import Randomness
 from irevnet.reversible.snapshot import Snapshot
@@ -58,7 +59,8 @@ def inverse_states(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The halves before every block, from those after the last one, last block first.
 
-    Running statistics stay as they are, and no module is changed while it is evaluated.
+    Running statistics stay as they are, and no module is changed while it is evaluated, unless F
+    is traced, or compiled or otherwise evaluated in place.
 
     Args:
         blocks: in forward order.
@@ -73,8 +75,8 @@ def inverse_states(
         ``len(blocks) + 1`` pairs of halves, the given ones first.
 
     Raises:
-        ValueError: if F draws random numbers or changes itself; if fixed-point streams overflow
-            or, with ``exact``, are found not to be exact.
+        ValueError: if F draws random numbers or changes itself; if a block has hooks; if
+            fixed-point streams overflow or, with ``exact``, are found not to be exact.
     """
     traced = is_traced(x)
     randomness = Randomness(x.device)
@@ -103,6 +105,11 @@ def inverse_states(
             return
         yield x_tilde, x
         block = blocks[index - 1]
+        if is_altered(block):
+            raise ValueError(
+                f"block {index - 1} has hooks or a forward of its own instance, which inverse "
+                "cannot undo: remove them"
+            )
         if traced:
             with frozen_statistics(block):
                 x_tilde, x = block.inverse(x_tilde, x, streams)
@@ -120,13 +127,12 @@ def inverse_states(
 def _inverse(
     index: int, block: CouplingBlock, y_tilde: Tensor, y: Tensor, streams: Streams
 ) -> tuple[Tensor, Tensor]:
-    if not any(module.training for module in block.residual.modules()):
+    if not any(module.training for module in block.modules()):
         return block.inverse(y_tilde, y, streams)
     # Evaluating F itself would update running statistics.
-    snapshot = Snapshot(block.residual)
-    x = block.downsample.inverse(y_tilde)
-    with snapshot.function() as residual:
-        x_tilde = block.downsample.inverse(streams.subtract(y, residual(streams.read(x))))
+    snapshot = Snapshot(block)
+    with snapshot.function() as same:
+        x_tilde, x = cast("CouplingBlock", same).inverse(y_tilde, y, streams)
     if changed := snapshot.changed_buffers():
         raise ValueError(
             f"inverse needs F to be the same function again, but every evaluation of block {index} "

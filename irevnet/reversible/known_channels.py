@@ -57,9 +57,12 @@ class KnownChannels:
         """
         if device in self._masks:
             return self._masks[device]
-        first, second = (
-            torch.tensor(known, device=device)[:, None, None] for known in (self.first, self.second)
-        )
+        # Under inference_mode they would be tensors that autograd cannot use later on.
+        with torch.inference_mode(False):
+            first, second = (
+                torch.tensor(known, device=device)[:, None, None]
+                for known in (self.first, self.second)
+            )
         # Tensors that stand for others while a network is traced are good for that alone.
         if type(first) is Tensor and not torch.compiler.is_compiling():
             self._masks[device] = first, second

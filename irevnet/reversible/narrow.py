@@ -7,19 +7,25 @@ value) and the statistics of batch norm are kept, too. In every sixth block the 
 convolution is kept as well: of the released network a quarter of all activations is then kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KEEP_ALL_EVERY", "evaluate_keeping", "evaluate_recalling", "is_layered"]
+from irevnet.reversible.coupling import is_altered
+
+__all__ = ["KEEP_ALL_EVERY", "Plan", "evaluate_keeping", "evaluate_recalling", "is_layered"]
+
+Plan = Sequence[tuple[str, bool]]
+"""For every layer what is recalled of it, and whether a later one writes into its output."""
 
 KEEP_ALL_EVERY = 6
 """In one of so many blocks the last convolution is not evaluated again either."""
 
 _LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+"""Batch norms, and how many dimensions their input has."""
 
 
 def is_layered(residual: nn.Module) -> bool:
@@ -27,14 +33,14 @@ def is_layered(residual: nn.Module) -> bool:
     return (
         isinstance(residual, nn.Sequential)
         and type(residual).forward is nn.Sequential.forward
-        and not _has_hooks(residual)
+        and not is_altered(residual)
         and sum(map(_is_linear, residual)) > 1
     )
 
 
 def evaluate_keeping(
     residual: nn.Module, x: Tensor, *, keep_all: bool = False, exact: bool = False
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], Plan]:
     """F of ``x``, without gradients, and what :func:`evaluate_recalling` needs of it.
 
     Args:
@@ -43,9 +49,20 @@ def evaluate_keeping(
         keep_all: whether the output of the last convolution or linear layer is kept, too.
         exact: whether F will have to be the same to the bit again: batch norm computes its
             statistics again then.
+
+    Raises:
+        RuntimeError: if a layer changes an output that is kept in place, and has no attribute
+            ``inplace`` that says so.
     """
+    layers: list[Any] = list(cast("nn.Sequential", residual))
+    last = max(index for index, layer in enumerate(layers) if _is_linear(layer))
     kept: list[Tensor] = []
-    for layer, kind, is_overwritten in _plan(residual, x.device, keep_all=keep_all, exact=exact):
+    plan: list[tuple[str, bool]] = []
+    versions: list[tuple[Tensor, int]] = []
+    for index, layer in enumerate(layers):
+        kind = _kind(layer, x, keep=index < last or keep_all, exact=exact)
+        is_overwritten = kind == "linear" and _is_overwritten(layers[index + 1 :])
+        plan.append((kind, is_overwritten))
         if kind == "norm":
             x, mean, inverse_deviation = _normalise(layer, x)
             kept += [mean, inverse_deviation]
@@ -61,20 +78,22 @@ def evaluate_keeping(
             x = layer(x)
             if kind == "linear":
                 kept.append(x.clone() if is_overwritten else x)
-    return x, kept
+                versions.append((kept[-1], kept[-1]._version))
+    if any(output._version != version for output, version in versions):
+        raise RuntimeError(
+            'F of a block changes the output of a layer in place, which backward="balanced" keeps: '
+            'use backward="reversible"'
+        )
+    return x, kept, plan
 
 
 def evaluate_recalling(
-    residual: nn.Module,
-    x: Tensor,
-    kept: Sequence[Tensor],
-    *,
-    keep_all: bool = False,
-    exact: bool = False,
+    residual: nn.Module, x: Tensor, kept: Sequence[Tensor], plan: Plan
 ) -> Tensor:
     """F of ``x`` again, with gradients, from what :func:`evaluate_keeping` has kept of it."""
     recalled = iter(kept)
-    for layer, kind, is_overwritten in _plan(residual, x.device, keep_all=keep_all, exact=exact):
+    layers: list[Any] = list(cast("nn.Sequential", residual))
+    for layer, (kind, is_overwritten) in zip(layers, plan, strict=True):
         if kind == "norm":
             mean, inverse_deviation = next(recalled), next(recalled)
             x = _RecallNorm.apply(x, layer.weight, layer.bias, mean, inverse_deviation, layer.eps)
@@ -93,39 +112,44 @@ def evaluate_recalling(
     return x
 
 
-def _plan(
-    residual: nn.Module, device: torch.device, *, keep_all: bool, exact: bool
-) -> Iterator[tuple[Any, str, bool]]:
-    """Layers, what is recalled of them, and whether the next layer writes into their output."""
-    layers: list[Any] = list(cast("nn.Sequential", residual))
-    last = max(index for index, layer in enumerate(layers) if _is_linear(layer))
-    for index, layer in enumerate(layers):
-        following = layers[index + 1] if index + 1 < len(layers) else None
-        if _is_linear(layer) and (index < last or keep_all):
-            kind = "linear"
-        elif not layer.training or _has_hooks(layer):
-            kind = "evaluated"
-        elif type(layer) is nn.Dropout and 0 < layer.p < 1 and not layer.inplace:
-            kind = "dropout"
-        elif (
-            type(layer) in _NORMS
-            and layer.affine
-            and layer.momentum is not None
-            # cuDNN would compute it with other kernels than it is called with here.
-            and device.type == "cpu"
-            and not exact
-        ):
-            kind = "norm"
-        else:
-            kind = "evaluated"
-        yield layer, kind, getattr(following, "inplace", False)
+def _kind(layer: Any, x: Tensor, *, keep: bool, exact: bool) -> str:  # noqa: ANN401
+    """What is recalled of a layer that reads ``x``: if ``keep``, a linear one's output."""
+    if _is_linear(layer):
+        # Without a dimension for the batch the gradients are not those that are known here.
+        has_batch = x.ndim >= 2 if type(layer) is nn.Linear else x.ndim == layer.weight.ndim
+        return "linear" if keep and has_batch else "evaluated"
+    if not layer.training or is_altered(layer):
+        return "evaluated"
+    if type(layer) is nn.Dropout and 0 < layer.p < 1 and not layer.inplace:
+        return "dropout"
+    if (
+        type(layer) in _NORMS
+        and layer.affine
+        and layer.momentum is not None
+        # cuDNN would compute it with other kernels than it is called with here.
+        and x.device.type == "cpu"
+        and not exact
+    ):
+        return "norm"
+    return "evaluated"
+
+
+def _is_overwritten(following: Sequence[nn.Module]) -> bool:
+    """Whether one of the layers that follow writes into the output of the one before them."""
+    for layer in following:
+        if any(getattr(module, "inplace", False) for module in layer.modules()):
+            return True
+        # Other layers may return what they read: identities, dropout in evaluation mode.
+        if _is_linear(layer) or (type(layer) in _NORMS and not is_altered(layer)):
+            return False
+    return False
 
 
 def _is_linear(layer: nn.Module) -> bool:
     """Whether a layer is a plain convolution or linear layer, whose gradients are known here."""
     return (
         type(layer) in _LINEAR
-        and not _has_hooks(layer)
+        and not is_altered(layer)
         and (
             type(layer) is nn.Linear
             or (layer.padding_mode == "zeros" and isinstance(layer.padding, tuple))
@@ -133,19 +157,10 @@ def _is_linear(layer: nn.Module) -> bool:
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
 def _normalise(norm: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
     """Batch norm in training mode, with the mean and inverse deviation of the batch."""
-    if x.ndim != {nn.BatchNorm1d: x.ndim, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}[type(norm)]:
-        norm(x)  # raises what it always raises
+    if x.ndim not in _NORMS[type(norm)] or x.numel() == x.shape[1]:
+        norm(x)  # raises what it always raises: another shape, or one value a channel
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     mean, variance = (

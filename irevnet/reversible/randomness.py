@@ -1,6 +1,8 @@
 """The random numbers that F draws: noticed, and drawn again."""
 
-import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ _RANDOM = ("FractionalMaxPool2d", "FractionalMaxPool3d", "RReLU")
 def may_draw(module: nn.Module) -> bool:
     """Whether a module has a layer that draws random numbers, or could, judged by its class.
 
-    This is for captured CUDA graphs, in which a generator cannot be read. Layers that
+    This is for where a generator cannot be read, as in captured CUDA graphs. Layers that
     come from neither PyTorch nor this package count as random while they are in training mode.
     """
     return any(_layer_may_draw(layer) for layer in module.modules())
@@ -42,15 +44,23 @@ class Randomness:
 
     def __init__(self, device: torch.device) -> None:
         self._used = False
-        self._cuda = [device] if device.type == "cuda" else []
+        self._device = device
+        # The module of a device with a generator of its own: torch.cuda, torch.mps, torch.xpu.
+        has_own = device.type not in ("cpu", "meta")
+        self._module: Any = getattr(torch, device.type, None) if has_own else None
         # While a CUDA graph is captured, its generator cannot be read.
-        self._captured = bool(self._cuda) and torch.cuda.is_current_stream_capturing()
+        self._unreadable = has_own and (
+            not hasattr(self._module, "get_rng_state")
+            or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+        )
 
     def states(self) -> tuple[Tensor, ...]:
-        """The states of the generators; nothing while a CUDA graph is captured."""
-        if self._captured:
+        """The states of the generators; nothing where they cannot be read."""
+        if self._unreadable:
             return ()
-        return (torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda))
+        if self._module is None:
+            return (torch.get_rng_state(),)
+        return torch.get_rng_state(), self._module.get_rng_state(self._device)
 
     def drawn(self, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> bool:
         """Whether the generators have moved between two results of :meth:`states`."""
@@ -58,11 +68,13 @@ class Randomness:
         self._used |= moved
         return moved
 
-    def check_captured(self, module: nn.Module) -> None:
-        """Raises ``RuntimeError`` if a CUDA graph is captured of a module that may draw."""
-        if self._captured and may_draw(module):
+    def check(self, module: nn.Module) -> None:
+        """Raises ``RuntimeError`` if a module may draw and the generators cannot be read."""
+        if self._unreadable and may_draw(module):
+            kind = self._device.type
+            where = "in a CUDA graph" if kind == "cuda" else f"on {kind} devices"
             raise RuntimeError(
-                "in a CUDA graph the reversible backward cannot draw the random numbers of F "
+                f"{where} the reversible backward cannot draw the random numbers of F "
                 '(dropout) again: use backward="stored"'
             )
 
@@ -70,9 +82,14 @@ class Randomness:
         """Sets the generators to what :meth:`states` has returned; ``None`` leaves them."""
         if states:
             torch.set_rng_state(states[0])
-            for device, state in zip(self._cuda, states[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
+            for state in states[1:]:
+                self._module.set_rng_state(state, self._device)
 
-    def restored(self) -> contextlib.AbstractContextManager[None]:
+    @contextmanager
+    def restored(self) -> Iterator[None]:
         """Leaves the generators as they were found, whatever is replayed inside."""
-        return torch.random.fork_rng(self._cuda) if self._used else contextlib.nullcontext()
+        before = self.states() if self._used else None
+        try:
+            yield
+        finally:
+            self.replay(before)

@@ -30,7 +30,9 @@ class ReversibleSequential(nn.Module):
         (F, G):&\quad (x_1, x_2) \mapsto (y_1, y_2),\quad y_1 = x_1 + F(x_2),\; y_2 = x_2 + G(y_1)
 
     F and G may be any modules that keep the shape of a half: with dropout, batch norm, spectral
-    norm, in either mode. They are never inverted.
+    norm, in either mode. They are never inverted. Unless activations are stored, only the input and
+    the parameters of F and G receive gradients: a buffer, or a tensor in an attribute, that
+    requires one is an error; a tensor captured in a closure, or inside a list, receives none.
 
     Args:
         *functions: in the order in which they are applied, each a module F, a pair ``(F, G)`` or a

@@ -7,9 +7,12 @@ forward pass, ``train()`` or ``eval()``, an optimizer step, parameters lent by
 """
 
 import functools
+import types
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +23,31 @@ from irevnet.reversible.batch_norm import frozen_statistics
 __all__ = ["Snapshot"]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Of the parameters from which weight norm, spectral norm and pruning make an attribute each time.
+_SUFFIXES = ("_g", "_orig")
+# Most attributes of a module are of a type that needs no closer look, which is slow.
+_PLAIN = {type(None), bool, int, float, str, tuple, list, dict, set, OrderedDict}
 
 
 class Snapshot:
     """A copy of F that shares its tensors with F, but not the modules that hold them.
 
-    The copy keeps the parameters, buffers and mode that F had. Running statistics of normalisation
-    layers are not part of it in training mode, so that evaluating it updates none, and no other
-    thread that uses F at the same time sees anything of it. Buffers that F updates when it is
-    evaluated (spectral norm) are kept with their values from before.
+    The copy keeps the parameters, buffers, hooks and mode that F had. Running statistics of
+    normalisation layers are not part of it in training mode, so that evaluating it updates none,
+    and no other thread that uses F at the same time sees anything of it. Buffers that F updates
+    when it is evaluated (spectral norm) are kept with their values from before.
 
     Modules that cannot be copied, because they are compiled or have a ``forward`` of their own
     instance, are evaluated in place.
 
     Args:
-        residual: F, before it is evaluated.
+        residual: F, or a block with its F, before it is evaluated.
 
     Raises:
         RuntimeError: if F is sharded over processes (FSDP): what it computes with is then not
-            what its modules hold.
+            what its modules hold. If an attribute holds a module, or a method of one, that is none
+            of F's submodules.
 
     Attributes:
         is_in_place: whether F is evaluated in place.
@@ -59,16 +68,36 @@ class Snapshot:
         # Buffers that F may update: where the copy has its own of them, and what F has.
         self._own_buffers: list[tuple[dict[str, Tensor | None], Tensor, _Recorded]] = []
         self._modes: list[tuple[nn.Module, bool]] = []
+        # Tensors that would need gradients, and are no parameters.
+        self._captured: list[str] = []
+        # Attributes that refer to a module: who has them, in the copy.
+        self._references: list[tuple[dict[str, Any], str, Any]] = []
         self.is_in_place = False
         self._copies: dict[int, nn.Module] = {}
         self._copy = self._copied(residual)
+        for own, name, value in self._references:
+            is_method = isinstance(value, types.MethodType)
+            copy = self._copies.get(id(value.__self__ if is_method else value))
+            if copy is None:
+                raise RuntimeError(
+                    f"the attribute {name} of F refers to a module that is not one of its "
+                    "submodules, so that it would not be evaluated again as it was: register it, "
+                    'or use backward="stored"'
+                )
+            own[name] = types.MethodType(value.__func__, copy) if is_method else copy
 
     def finish(self) -> None:
-        """Ends the recording, after F has been evaluated.
+        """Ends the recording for a backward pass, after F has been evaluated.
 
         Raises:
-            RuntimeError: if the evaluation has changed F in a way that cannot be undone.
+            RuntimeError: if the evaluation has changed F in a way that cannot be undone; if a
+                buffer or an attribute of F requires a gradient.
         """
+        if self._captured:
+            raise RuntimeError(
+                f"{self._captured[0]} of F requires a gradient, but is no parameter, and would get "
+                'none: make it a parameter, detach it, or use backward="stored"'
+            )
         for buffers, _, recorded in self._own_buffers:
             if recorded.is_current() and recorded.holder.get(recorded.name) is recorded.tensor:
                 buffers[recorded.name] = recorded.tensor
@@ -122,7 +151,9 @@ class Snapshot:
         return [
             self._path(recorded)
             for buffers, own, recorded in self._own_buffers
-            if buffers[recorded.name] is not own or own._version > 0
+            if buffers[recorded.name] is not own
+            or own._version > 0
+            or (self.is_in_place and not recorded.is_current())
         ]
 
     def _copied(self, module: nn.Module) -> nn.Module:
@@ -153,9 +184,11 @@ class Snapshot:
             if counting and name in _STATISTICS:
                 buffers[name] = None
             elif tensor is not None:
+                if tensor.requires_grad:
+                    self._captured.append(name)
                 recorded = _Recorded.of(module._buffers, name, tensor)
                 if module.training:
-                    buffers[name] = cloned = tensor.detach().clone()
+                    buffers[name] = cloned = tensor.clone()
                     self._own_buffers.append((buffers, cloned, recorded))
                 else:
                     self._tensors.append(recorded)
@@ -163,6 +196,17 @@ class Snapshot:
             name: None if child is None else self._copied(child)
             for name, child in module._modules.items()
         }
+        for name, value in state.items():
+            if type(value) in _PLAIN:
+                continue
+            if isinstance(value, Tensor):
+                if value.requires_grad and not any(name + s in parameters for s in _SUFFIXES):
+                    self._captured.append(name)
+            elif isinstance(value, nn.Module) or (
+                isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module)
+            ):
+                self._references.append((own, name, value))
+        own.update({name: state[name].copy() for name in _HOOKS})
         own.update(_parameters=parameters, _buffers=buffers, _modules=children)
         # Thirty times faster than to update the dictionary that a new object has.
         object.__setattr__(copy, "__dict__", own)

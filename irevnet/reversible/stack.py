@@ -13,7 +13,7 @@ from torch import Tensor
 
 from irevnet.reversible.autocast import Autocast
 from irevnet.reversible.chunk import Chunk, ForwardPass, Outputs, ReversibleChunk, merge_halves
-from irevnet.reversible.coupling import CouplingBlock, couple
+from irevnet.reversible.coupling import CouplingBlock, couple, is_plain
 from irevnet.reversible.narrow import is_layered
 from irevnet.reversible.randomness import Randomness
 from irevnet.reversible.streams import FloatStreams, Streams
@@ -43,8 +43,12 @@ def reversible_stack(
     with fixed-point streams those of
     :func:`irevnet.reversible.stored.stored_fixed_point_stack`. Gradients
     are returned to autograd, none is accumulated inside, so that hooks, gradient accumulation and
-    DistributedDataParallel see what they are used to. Batch norm's running statistics are updated
+    DistributedDataParallel work as usual. Batch norm's running statistics are updated
     once, random numbers are drawn again, autocast is entered again.
+
+    Only the halves and the parameters of F receive gradients. A buffer, or a tensor in an attribute
+    of F, that requires one is an error; a tensor captured in a closure, or inside a list, receives
+    none.
 
     The backward pass evaluates every F again, as it was in the forward pass, see
     :mod:`irevnet.reversible.snapshot`. Where that cannot be, it raises instead of giving wrong
@@ -70,10 +74,12 @@ def reversible_stack(
 
     Raises:
         RuntimeError: under a functorch transform; if gradients of gradients are asked for; if F
-            changes its parameters when it is evaluated, or is sharded; in the backward pass, if
+            changes its parameters when it is evaluated, reads other tensors that require
+            gradients, or is sharded; in the backward pass, if
             weights, or running statistics in evaluation mode, have changed since the forward pass.
-        ValueError: if fixed-point streams overflow; the message names the block. If
-            ``keep_narrow`` is set and an F is not a plain ``nn.Sequential``.
+        ValueError: if fixed-point streams overflow, if F returns another shape than that of its
+            half, if a block overrides ``forward`` or has hooks, or if ``keep_narrow`` is set and
+            an F is not a plain ``nn.Sequential``.
     """
     options = (streams, recomputed, zero_channels, chunks, keep_narrow)
     y_tilde, y = _traceable(tuple(blocks), x_tilde, x, *options, merge_dim=None)
@@ -150,14 +156,18 @@ def _apply(
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs):
         halves = couple(blocks, streams.write(x_tilde), streams.write(x), streams)
         return merge_halves([streams.read(half) for half in halves], merge_dim)
-    if keep_narrow:
-        for index, block in enumerate(blocks):
-            if not is_layered(block.residual):
-                raise ValueError(
-                    'backward="balanced" needs every F to be a plain nn.Sequential with two or '
-                    f"more convolutions or linear layers; that of block {index} is a "
-                    f'{type(block.residual).__name__}: use backward="reversible"'
-                )
+    for index, block in enumerate(blocks):
+        if not is_plain(block):
+            raise ValueError(
+                f"block {index} overrides forward or has hooks, which the reversible backward "
+                'would not follow: use backward="stored"'
+            )
+        if keep_narrow and not is_layered(block.residual):
+            raise ValueError(
+                'backward="balanced" needs every F to be a plain nn.Sequential with two or '
+                f"more convolutions or linear layers; that of block {index} is a "
+                f'{type(block.residual).__name__}: use backward="reversible"'
+            )
     shared = ForwardPass(streams, Autocast.current(x.device), Randomness(x.device), keep_narrow)
     # The recomputed blocks are in the first chunk.
     ends = [end for end in itertools.accumulate(chunks or ()) if recomputed <= end < len(blocks)]

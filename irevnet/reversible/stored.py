@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from irevnet.reversible.coupling import CouplingBlock
+from irevnet.reversible.coupling import CouplingBlock, check_residual, is_plain
 from irevnet.reversible.streams import FixedPointStreams, straight_through
 
 __all__ = ["stored_fixed_point_stack"]
@@ -30,7 +30,8 @@ def stored_fixed_point_stack(
 
     Raises:
         RuntimeError: under a functorch transform.
-        ValueError: if the streams overflow; the message names the block.
+        ValueError: if the streams overflow, if a block overrides ``forward`` or has hooks, or if F
+            returns another shape than that of its half; the message names the block.
     """
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
@@ -40,9 +41,15 @@ def stored_fixed_point_stack(
     x_tilde = straight_through(streams.read(n_tilde), x_tilde)
     x = straight_through(streams.read(n), x)
     peaks = [streams.peak(n_tilde), streams.peak(n)]
-    for block in blocks:
-        residual = block.residual(x)
-        shifted = block.downsample(x_tilde) + residual
+    for index, block in enumerate(blocks):
+        if not is_plain(block):
+            raise ValueError(
+                f"block {index} overrides forward or has hooks, which fixed-point gradients would "
+                'not follow: use streams="float" and backward="stored"'
+            )
+        residual, shifted = block.residual(x), block.downsample(x_tilde)
+        check_residual(residual, shifted)
+        shifted = shifted + residual
         n_tilde, n = (
             block.downsample(n),
             streams.add(block.downsample(n_tilde), residual.detach()),

@@ -100,10 +100,14 @@ class FixedPointStreams:
         return torch.maximum(-low, high) * 2.0**-self.fraction_bits
 
     def checksum(self, x_tilde: Tensor, x: Tensor) -> Tensor:
-        """A number for each state, int64 ``(B,)``, that changes with every bit of its halves."""
+        """A number for each state, int64 ``(B,)``: a sum of its values with pseudorandom weights.
+
+        Two states that differ in one value never have the same. Others do by chance: with
+        probability ``2**-63`` if any value differs by an odd number, at most ``2**-32`` in general.
+        It is no protection against somebody who looks for such states.
+        """
         flat = torch.cat([half.flatten(1) for half in (x_tilde, x)], 1).long()
-        # Odd weights: no difference of a single value is lost modulo 2**64.
-        return (flat * (2 * torch.arange(flat.shape[1], device=flat.device) + 1)).sum(1)
+        return (flat * _odd_weights(flat.shape[1], flat.device)).sum(1)
 
     def check(self, peaks: Sequence[Tensor | None], *, inverse: bool = False) -> None:
         """Raises ``ValueError`` if a half has overflowed.
@@ -156,6 +160,23 @@ class FixedPointStreams:
 
 
 Streams = FloatStreams | FixedPointStreams
+
+
+def _odd_weights(count: int, device: torch.device) -> Tensor:
+    """Pseudorandom odd numbers, int64 ``(count,)``: the first outputs of SplitMix64.
+
+    Odd, so that no difference of a single value is lost modulo ``2**64``; without pattern, so that
+    differences of several values do not cancel because they have one.
+    Source: Steele et al. (2014), https://doi.org/10.1145/2660193.2660195.
+    """
+
+    def shifted(z: Tensor, bits: int) -> Tensor:  # int64 shifts copies of the sign in
+        return (z >> bits) & (2 ** (64 - bits) - 1)
+
+    z = torch.arange(1, count + 1, device=device) * (0x9E3779B97F4A7C15 - 2**64)
+    z = (z ^ shifted(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ shifted(z, 27)) * (0x94D049BB133111EB - 2**64)
+    return (z ^ shifted(z, 31)) | 1
 
 
 def _stacked(peaks: Sequence[Tensor | None]) -> Tensor:

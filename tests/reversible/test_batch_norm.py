@@ -45,3 +45,19 @@ def test_every_norm_is_as_it_was_afterwards_even_after_an_error(network):
         network(wrong)
     assert network[0].track_running_stats
     assert not network[2].track_running_stats
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_instance_norm_keeps_its_statistics_and_gives_the_same_result(training):
+    norm = nn.InstanceNorm2d(3, track_running_stats=True)
+    norm(torch.randn(8, 3, 5, 5) * 4 + 2)
+    norm.train(training)
+    x = torch.randn(8, 3, 5, 5)
+    before = statistics(norm)
+    with frozen_statistics(norm):
+        frozen = norm(x)
+    after = statistics(norm)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(norm(x), frozen)
+    assert torch.equal(norm.running_mean, before["running_mean"]) == (not training)

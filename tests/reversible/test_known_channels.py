@@ -135,3 +135,12 @@ def test_masks_are_made_once_for_a_device_and_not_while_traced():
     assert known.masks(torch.device("cpu"))[0] is first
     assert known.masks(torch.device("meta"))[0].is_meta
     assert known == KnownChannels((True, False), (False, False))
+
+
+def test_an_inverse_under_inference_mode_leaves_gradients_possible():
+    model = small_irevnet("irevnet_digits")
+    x = images(model).requires_grad_()
+    with torch.inference_mode():
+        model.inverse(model.encode(x))
+    (gradient,) = torch.autograd.grad((model.inverse(model.encode(x)) ** 2).sum(), x)
+    torch.testing.assert_close(gradient, 2 * x.detach(), rtol=0, atol=1e-10)

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import irevnet
 from irevnet import ReversibleSequential
+from irevnet.analysis.memory import saved_bytes
 from irevnet.reversible.coupling import CouplingBlock
 
 
@@ -154,17 +155,7 @@ def test_a_result_that_was_changed_in_place_gives_no_gradients():
 def test_memory_does_not_grow_with_depth():
     def saved(depth):
         model = ReversibleSequential(*((Attention(8), mlp(8)) for _ in range(depth)), dim=-1)
-        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        sizes = {}
-
-        def pack(tensor):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = model(torch.rand(4, 5, 16))
-        assert out.requires_grad
-        return sum(size for pointer, size in sizes.items() if pointer not in own)
+        return saved_bytes(lambda: model(torch.rand(4, 5, 16)), model)
 
     assert saved(2) == saved(9) == 4 * 5 * 16 * 4
 
@@ -180,6 +171,16 @@ def test_memory_does_not_grow_with_depth():
         (
             lambda: ReversibleSequential(nn.Linear(2, 3))(torch.rand(2, 4)),
             r"F must return the shape of the half that it is added to, \(2, 2\), got \(2, 3\)",
+        ),
+        *(
+            (
+                lambda b=backward, s=streams: ReversibleSequential(
+                    nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), backward=b, streams=s
+                )(torch.rand(3, 8)),
+                r"F must return the shape of the half that it is added to, \(3, 4\), got \(3, 1\)",
+            )
+            for backward in ("stored", "reversible", "balanced")
+            for streams in ("float", "fixed")
         ),
         (
             lambda: ReversibleSequential(nn.Identity())(torch.rand(2, 5)),
@@ -232,6 +233,21 @@ class TestCheckInvertible:
         model = irevnet.create_model("irevnet_digits_bijective", streams="fixed").eval()
         result = irevnet.check_invertible(model, torch.rand(2, 1, 8, 8))
         assert result.error <= 2**-16
+
+    @pytest.mark.parametrize("scale", [1, 0.01])
+    @pytest.mark.parametrize("std", [0.1, 1, 4])
+    @pytest.mark.parametrize("fraction_bits", [8, 16])
+    def test_what_fixed_point_rounds_off_is_no_error(self, fraction_bits, std, scale):
+        model = irevnet.create_model(
+            "irevnet_digits_bijective",
+            streams="fixed",
+            fraction_bits=fraction_bits,
+            normalization=([0.5], [std]),
+        ).eval()
+        x = scale * torch.rand(2, 1, 8, 8)
+        result = irevnet.check_invertible(model, x)
+        # Half a unit, times the deviation, over the largest input.
+        assert result.double_error <= 1e-8 + 2 ** -(fraction_bits + 1) * std / x.max()
 
     @pytest.mark.parametrize(
         ("function", "message"),
@@ -286,3 +302,67 @@ def test_functional_dropout_in_evaluation_mode_is_replayed_and_refused_by_the_in
         torch.testing.assert_close(result, exact, rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="block 4 draws random numbers"):
         model.inverse(x)
+
+
+class Swapped(CouplingBlock):
+    """A block of other equations, with the inverse of its own."""
+
+    def forward(self, x_tilde, x, streams=None):
+        return x, x_tilde - 2 * self.residual(x)
+
+    def inverse(self, y_tilde, y, streams=None):
+        return y + 2 * self.residual(y_tilde), y_tilde
+
+
+def hooked():
+    block = CouplingBlock(nn.Tanh())
+    block.register_forward_hook(lambda _block, _inputs, halves: (halves[0], 2 * halves[1]))
+    return block
+
+
+def with_instance_forward():
+    block = CouplingBlock(nn.Tanh())
+    block.forward = lambda x_tilde, x, streams=None: (x, x_tilde)
+    return block
+
+
+class TestOtherBlocks:
+    @pytest.mark.parametrize(
+        "make", [lambda: Swapped(nn.Tanh()), hooked, with_instance_forward], ids=str
+    )
+    def test_gradients_that_would_be_wrong_are_refused(self, make):
+        model = ReversibleSequential(nn.Linear(3, 3), make())
+        x = torch.rand(2, 6)
+        message = "block 1 overrides forward or has hooks"
+        for backward, streams in [
+            ("reversible", "float"),
+            ("reversible", "fixed"),
+            ("stored", "fixed"),
+        ]:
+            model.backward, model.streams = backward, streams
+            with pytest.raises(ValueError, match=message):
+                model(x)
+        model.backward, model.streams = "stored", "float"
+        model(x).sum().backward()
+        x1, x2 = model.blocks[0](*x.chunk(2, 1))
+        assert torch.equal(model(x), torch.cat(model.blocks[1](x1, x2), 1))
+        with torch.no_grad():
+            model.backward = "reversible"
+            assert torch.equal(model(x), torch.cat(model.blocks[1](x1, x2), 1))
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_the_inverse_is_that_of_the_block(self, training):
+        model = ReversibleSequential(
+            *(Swapped(nn.BatchNorm1d(3)) for _ in range(3)), backward="stored"
+        )
+        model, x = model.double().train(training), torch.rand(5, 6, dtype=torch.float64)
+        z = model(x)
+        torch.testing.assert_close(model.inverse(z), x, rtol=0, atol=1e-12)
+        assert all(b.residual.num_batches_tracked == int(training) for b in model.blocks)
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("make", [hooked, with_instance_forward])
+    def test_an_inverse_that_would_be_wrong_is_refused(self, make, training):
+        model = ReversibleSequential(nn.Linear(3, 3), make()).train(training)
+        with pytest.raises(ValueError, match="block 1 has hooks or a forward of its own instance"):
+            model.inverse(torch.rand(2, 6))

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
-from torch.nn.utils import parametrizations, spectral_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
+from irevnet import ReversibleSequential
 from irevnet.reversible.coupling import CouplingBlock
 from irevnet.reversible.stack import reversible_stack
 from networks import images, small_irevnet
@@ -212,9 +213,140 @@ def test_compiled_residuals_are_evaluated_in_place():
         gradients(reversible, x, lambda model: model.eval())
 
 
-def test_no_module_is_touched_by_an_inverse_or_a_backward_pass():
+def with_instance_norm(model):
+    for block in model.blocks:
+        channels = block.residual[-1].out_channels
+        norm = nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+        block.residual.append(norm.double())
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_instance_norm_counts_once(is_compiled):
+    stored, reversible = pair(with_instance_norm)
+    if is_compiled:
+        compiled(reversible)
+    x = images(stored, 4).repeat(1, 1, 2, 2)
+    assert_same(gradients(reversible, x), gradients(stored, x))
+    with torch.no_grad():
+        expected = copy.deepcopy(dict(stored.named_buffers()))
+        assert_same(dict(reversible.named_buffers()), expected)
+        for model in (stored, reversible):
+            z = model.encode(x)
+            expected = copy.deepcopy(dict(model.named_buffers()))
+            assert_same(model.inverse(z), x)
+            assert_same(dict(model.named_buffers()), expected)
+
+
+def test_an_inverse_that_changes_compiled_residuals_says_so():
+    model, _ = pair(
+        lambda model: [parametrizations.spectral_norm(b.residual[-1]) for b in model.blocks]
+    )
+    compiled(model)
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"evaluation of block 5 changes its .*_u"),
+    ):
+        model.inverse(model.encode(images(model, 4)))
+
+
+class WithContext(nn.Linear):
+    """Reads a tensor that is no parameter."""
+
+    def __init__(self, context, *, is_buffer=False):
+        super().__init__(3, 3)
+        if is_buffer:
+            self.register_buffer("context", context)
+        else:
+            self.context = context
+
+    def forward(self, x):
+        return super().forward(x) * self.context
+
+
+@pytest.mark.parametrize("is_buffer", [False, True])
+@pytest.mark.parametrize("is_leaf", [False, True])
+def test_tensors_that_need_gradients_and_are_no_parameters_are_refused(is_leaf, is_buffer):
+    leaf = torch.rand(3).requires_grad_()
+    context = leaf if is_leaf else 2 * leaf
+    block = CouplingBlock(nn.Sequential(WithContext(context, is_buffer=is_buffer)))
+    halves = torch.rand(2, 4, 3)
+    with pytest.raises(RuntimeError, match="context of F requires a gradient, but is no parameter"):
+        reversible_stack([block], *halves)
+    # An inverse does not go through a custom backward pass: it has all gradients.
+    inverse = ReversibleSequential(block).inverse(torch.rand(4, 6))
+    assert torch.autograd.grad(inverse.sum(), leaf)[0].abs().min() > 0
+    block.residual[0].context = context.detach()
+    reversible_stack([block], *halves)[1].sum().backward()
+
+
+def test_buffers_that_are_lent_and_need_gradients_are_refused():
+    block = ReversibleSequential(WithContext(torch.rand(3), is_buffer=True))
+    lent = {"blocks.0.residual.context": torch.rand(3).requires_grad_()}
+    with pytest.raises(RuntimeError, match="context of F requires a gradient"):
+        functional_call(block, lent, (torch.rand(4, 6),))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "change", [nn.utils.weight_norm, lambda layer: prune.l1_unstructured(layer, "weight", 3)]
+)
+def test_weights_that_hooks_make_of_parameters_have_their_gradients(change):
+    model = small_irevnet(NAME).train()
+    for block in model.blocks:
+        change(block.residual[-1])
+    x = images(model, 4)
+    results = []
+    for model.backward in ("stored", "reversible"):
+        model.zero_grad()
+        results.append(gradients(model, x))
+    assert_same(*results)
+
+
+class Dispatched(nn.Module):
+    """Calls itself by what is in an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        object.__setattr__(self, "alias", self.norm)
+        self.function = self.norm.forward
+        self.impl = self._impl
+
+    def _impl(self, x):
+        scale = 2 if self.training else 1
+        return scale * self.norm(x) + self.alias(x).tanh() + self.function(x) ** 2
+
+    def forward(self, x):
+        return self.impl(x)
+
+
+def test_attributes_that_refer_to_modules_of_f_refer_to_those_of_the_copy():
+    stored = ReversibleSequential(*(Dispatched() for _ in range(3)), backward="stored").double()
+    reversible = ReversibleSequential(*(Dispatched() for _ in range(3))).double()
+    x = torch.rand(4, 8, 3, 3, dtype=torch.float64)
+    results = []
+    for model in (stored, reversible):
+        loss = model(x).sin().sum()
+        model.eval()
+        loss.backward()
+        results.append([[p.grad for p in model.parameters()], list(model.buffers())])
+        assert all(block.residual.norm.num_batches_tracked == 3 for block in model.blocks)
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("reference", [lambda module: module, lambda module: module.forward])
+def test_modules_that_are_not_registered_are_refused(reference):
+    residual = nn.Sequential(nn.Linear(3, 3))
+    object.__setattr__(residual[0], "other", reference(nn.BatchNorm1d(3)))
+    block = CouplingBlock(residual)
+    with pytest.raises(RuntimeError, match="attribute other of F refers to a module that is not"):
+        reversible_stack([block], *torch.rand(2, 4, 3))
+
+
+@pytest.mark.parametrize("name", [NAME, "irevnet_digits"])
+def test_no_module_is_touched_by_an_inverse_or_a_backward_pass(name):
     """What another thread that trains the same network would see."""
-    _, reversible = pair()
+    reversible = small_irevnet(name, dropout=0.0, backward="reversible").train()
     x = images(reversible, 4)
     loss = loss_of(reversible(x))
     z = reversible.encode(x).detach()
@@ -230,7 +362,9 @@ def test_no_module_is_touched_by_an_inverse_or_a_backward_pass():
         patch.setattr(nn.BatchNorm2d, "forward", watch)
         loss.backward()
         reversible.inverse(z)
-    assert len(seen) == 2 * 3 * len(reversible.blocks) - 2
+    # Three in every F but the first, which has two; the first is evaluated for known values, too.
+    in_network = 3 * len(reversible.blocks) - 1
+    assert len(seen) == 2 * in_network + (0 if reversible.is_bijective else 2)
     assert all(seen)
 
 

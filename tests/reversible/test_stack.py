@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import pytest
@@ -6,7 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 import irevnet
-from irevnet.reversible.coupling import CouplingBlock
+from irevnet.analysis.memory import saved_bytes
+from irevnet.reversible.coupling import CouplingBlock, couple
+from irevnet.reversible.narrow import evaluate_keeping
 from irevnet.reversible.stack import merged_reversible_stack, reversible_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams
 from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
@@ -128,38 +131,20 @@ class TestGradients:
             torch.func.grad(lambda x: model(x).sum())(images(model))
 
 
-class TestMemory:
-    def saved_bytes(self, model, x):
-        """Of all tensors that are kept for the backward pass, each storage counted once."""
-        storages = {}
+@pytest.mark.parametrize("name", ["irevnet_digits", *BIJECTIVE])
+def test_what_is_kept_does_not_grow_with_depth(name):
+    stages = len(SMALL[name]["blocks"])
 
-        def pack(tensor):
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    def kept(blocks, backward):
+        model = small_irevnet(name, blocks=(blocks,) * stages, backward=backward).train()
+        x = images(model, 4)
+        return saved_bytes(lambda: model.encode(x), model)
 
-        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            z = model.encode(x)
-        assert z.requires_grad
-        return sum(size for pointer, size in storages.items() if pointer not in own)
-
-    @pytest.mark.parametrize("name", ["irevnet_digits", *BIJECTIVE])
-    def test_what_is_kept_does_not_grow_with_depth(self, name):
-        stages = len(SMALL[name]["blocks"])
-        kept = {
-            backward: [
-                self.saved_bytes(model.train(), images(model, 4))
-                for blocks in (4, 16)
-                for model in [small_irevnet(name, blocks=(blocks,) * stages, backward=backward)]
-            ]
-            for backward in ("stored", "reversible")
-        }
-        shallow, deep = kept["reversible"]
-        assert deep == shallow
-        stored_shallow, stored_deep = kept["stored"]
-        assert stored_deep > 3 * stored_shallow
-        assert shallow < stored_shallow / 4
+    shallow, deep = (kept(blocks, "reversible") for blocks in (4, 16))
+    assert deep == shallow
+    stored_shallow, stored_deep = (kept(blocks, "stored") for blocks in (4, 16))
+    assert stored_deep > 3 * stored_shallow
+    assert shallow < stored_shallow / 4
 
 
 def test_a_stack_without_parameters_and_one_without_blocks():
@@ -196,6 +181,30 @@ def test_merged_halves_have_the_values_and_gradients_of_halves(streams, dim):
         assert torch.equal(
             merged_reversible_stack(blocks, *halves, dim=dim, streams=streams), merged
         )
+
+
+class Constant(nn.Module):
+    """F that does not read its input: of no parameter, or of one."""
+
+    def __init__(self, size, *, learned):
+        super().__init__()
+        self.value = nn.Parameter(torch.rand(size), requires_grad=learned)
+
+    def forward(self, x):
+        return self.value.expand_as(x)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("recomputed", [0, 1])
+def test_a_constant_f(recomputed, learned):
+    blocks = [CouplingBlock(Constant(4, learned=learned)), CouplingBlock(nn.Linear(4, 4))]
+    halves = torch.rand(2, 3, 4).requires_grad_()
+    inputs = [halves, *(p for block in blocks for p in block.parameters() if p.requires_grad)]
+    results = []
+    for function, options in ((couple, {}), (reversible_stack, {"recomputed": recomputed})):
+        y_tilde, y = function(blocks, *halves, **options)
+        results.append(torch.autograd.grad((y_tilde.sin() * y).sum(), inputs))
+    torch.testing.assert_close(*results)
 
 
 def test_unknown_backward():
@@ -264,6 +273,115 @@ class TestBalanced:
             gradients.append(torch.autograd.grad((x_tilde * x).sum(), parameters))
         assert_same(*gradients)
 
+    def gradients(self, residuals, halves, between=lambda _: None):
+        """Of halves and parameters, with activations stored and with the narrow ones kept."""
+        results = []
+        for function in (couple, reversible_stack):
+            copies = copy.deepcopy(residuals)
+            blocks = [CouplingBlock(residual) for residual in copies]
+            inputs = halves.clone().requires_grad_()
+            options = {"keep_narrow": True} if function is reversible_stack else {}
+            torch.manual_seed(1)  # of dropout
+            y_tilde, y = function(blocks, *inputs, **options)
+            between(copies)
+            (y_tilde.sin() * y).sum().backward()
+            results.append([inputs.grad, *(p.grad for p in copies.parameters())])
+        return results
+
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            lambda: [nn.SiLU(inplace=True)],
+            lambda: [nn.Sequential(nn.SiLU(inplace=True))],
+            lambda: [nn.Identity(), nn.SiLU(inplace=True)],
+            lambda: [nn.Dropout(0.0), nn.SiLU(inplace=True)],
+            lambda: [nn.Dropout(0.5).eval(), nn.SiLU(inplace=True)],
+            lambda: [nn.BatchNorm1d(6), nn.SiLU(inplace=True)],
+        ],
+    )
+    def test_activations_in_place_wherever_they_are(self, layers):
+        residuals = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 6), *layers(), nn.Linear(6, 6), *layers()) for _ in range(7)
+        ).double()
+        halves = torch.randn(2, 5, 6, dtype=torch.float64)
+        assert_same(*self.gradients(residuals, halves))
+
+    def test_outputs_before_batch_norm_are_kept_without_a_copy(self):
+        layers = (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+        linear = layers[0]
+        outputs = []
+        original = linear.forward
+        residual = nn.Sequential(*layers)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                nn.Linear, "forward", lambda s, x: outputs.append(original(x)) or outputs[-1]
+            )
+            _, kept, _ = evaluate_keeping(residual, torch.rand(3, 4))
+        assert kept[0] is outputs[0]
+
+    def test_a_layer_that_overwrites_what_is_kept_without_saying_so_is_refused(self):
+        class Double(nn.Module):
+            def forward(self, x):
+                return x.mul_(2)
+
+        block = CouplingBlock(nn.Sequential(nn.Linear(3, 3), Double(), nn.Linear(3, 3)))
+        halves = torch.rand(2, 4, 3)
+        with pytest.raises(RuntimeError, match="changes the output of a layer in place"):
+            reversible_stack([block], *halves, keep_narrow=True)
+        y_tilde, y = reversible_stack([block], *halves)
+        (y_tilde * y).sum().backward()
+
+    def test_hooks_that_come_after_the_forward_pass_change_nothing(self):
+        residuals = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Tanh(), nn.Dropout(0.5), nn.Linear(3, 4)
+            )
+            for _ in range(7)
+        ).double()
+
+        def register(residuals):
+            for layer in itertools.chain(*residuals):
+                layer.register_forward_hook(lambda _layer, _inputs, output: 2 * output)
+                layer.register_forward_pre_hook(lambda _layer, inputs: (2 * inputs[0],))
+                layer.register_full_backward_hook(lambda _layer, grads, _: (2 * grads[0],))
+
+        halves = torch.rand(2, 5, 4, dtype=torch.float64)
+        assert_same(*self.gradients(residuals, halves, register))
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_batch_norm_refuses_one_value_a_channel(self, count):
+        def residual():
+            return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 4))
+
+        blocks = [CouplingBlock(residual())]
+        halves = torch.rand(2, count, 4)
+        if count == 1:
+            with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+                reversible_stack(blocks, *halves, keep_narrow=True)
+        else:
+            reversible_stack(blocks, *halves, keep_narrow=True)
+        assert blocks[0].residual[1].running_var.isfinite().all()
+
+    def test_batch_norm_refuses_dimensions_that_it_does_not_take(self):
+        residual = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(3), nn.Linear(4, 4))
+        with pytest.raises(ValueError, match="expected 2D or 3D input"):
+            reversible_stack(
+                [CouplingBlock(residual)], *torch.rand(2, 2, 3, 5, 4), keep_narrow=True
+            )
+
+    @pytest.mark.parametrize(
+        ("make", "shape"),
+        [
+            (lambda: nn.Linear(4, 4), (4,)),
+            (lambda: nn.Conv1d(4, 4, 3, padding=1), (4, 5)),
+            (lambda: nn.Conv2d(4, 4, 3, padding=1), (4, 5, 6)),
+        ],
+    )
+    def test_inputs_without_a_dimension_for_the_batch(self, make, shape):
+        residuals = nn.ModuleList(nn.Sequential(make(), nn.Tanh(), make()) for _ in range(7))
+        halves = torch.rand(2, *shape, dtype=torch.float64)
+        assert_same(*self.gradients(residuals.double(), halves))
+
     def test_f_that_is_no_sequence_of_layers(self):
         halves = torch.rand(2, 1, 4, 3, 3)
         with pytest.raises(ValueError, match=r"plain nn.Sequential.*block 0 is a Conv2d: use"):
@@ -298,6 +416,6 @@ def test_what_of_an_injective_network_is_kept_is_the_representation_and_the_imag
     name = "irevnet_cifar"
     model = small_irevnet(name, backward="reversible", blocks=(4, 4, 4)).train()
     x = images(model, 4)
-    kept = TestMemory().saved_bytes(model, x)
+    kept = saved_bytes(lambda: model.encode(x), model)
     state = model.encode(x).nbytes
     assert kept == state + x.nbytes

@@ -40,6 +40,33 @@ class TestArithmetic:
         residual = (torch.randn(1000) * 100).to(dtype)
         assert torch.equal(streams.subtract(streams.add(stream, residual), residual), stream)
 
+    def test_weights_of_the_checksum_are_those_of_splitmix64_made_odd(self):
+        """Against the published generator with seed 0, in whole numbers of any size."""
+        expected, state, mask = [], 0, 2**64 - 1
+        for _ in range(100):
+            state = (state + 0x9E3779B97F4A7C15) & mask
+            z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+            expected.append((z ^ (z >> 31)) | 1)
+        assert expected[0] == 0xE220A8397B1DCDAF
+        unit = torch.eye(100, dtype=torch.int32)
+        actual = FixedPointStreams(16, torch.float32).checksum(unit[:, :50], unit[:, 50:])
+        assert [weight & mask for weight in actual.tolist()] == expected
+
+    @pytest.mark.parametrize(
+        "pattern", [(1,), (2**31 - 1,), (1, -1), (1, -1, -1, 1), (1, -2, 1), (1, -3, 3, -1)]
+    )
+    def test_a_checksum_sees_every_bit_and_differences_with_a_pattern(self, pattern):
+        streams = FixedPointStreams(16, torch.float32)
+        halves = torch.randint(-(2**29), 2**29, (2, 50, 4, 3, 3), dtype=torch.int32)
+        changed = halves.clone()
+        for index, row in enumerate(changed.flatten(2)[0]):
+            start = index % (row.numel() - len(pattern) + 1)
+            row[start : start + len(pattern)] += torch.tensor(pattern, dtype=torch.int32)
+        assert streams.checksum(*changed).dtype == torch.int64
+        assert (streams.checksum(*changed) != streams.checksum(*halves)).all()
+        assert torch.equal(streams.checksum(*halves.clone()), streams.checksum(*halves))
+
     @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
     def test_what_has_no_fixed_point_counts_as_an_overflow(self, value):
         streams = FixedPointStreams(16, torch.float32)
