@@ -41,18 +41,18 @@ _GPU_BYTES = 80e9
 _BYTES_PER_PARAMETER = 12
 
 
-def crops(count: int, side: int = 224) -> Tensor:
-    """Crops of both photographs in turn, ``(count, 3, side, side)``, float32 in [0, 1]."""
+def crops(count: int, size: tuple[int, int] = (224, 224)) -> Tensor:
+    """Crops of both photographs in turn, ``(count, 3, *size)``, float32 in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     photographs = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     taken = []
     for index in range(count):
         photograph = photographs[index % len(photographs)]
         top, left = (
-            int(torch.randint(size - side + 1, (), generator=generator))
-            for size in photograph.shape[1:]
+            int(torch.randint(whole - part + 1, (), generator=generator))
+            for whole, part in zip(photograph.shape[1:], size, strict=True)
         )
-        taken.append(photograph[:, top : top + side, left : left + side])
+        taken.append(photograph[:, top : top + size[0], left : left + size[1]])
     return torch.stack(taken).float() / 255
 
 
@@ -68,7 +68,8 @@ def invert(source: Path, target: Path) -> None:
     content = load_file(source)
     settings = json.loads(source.with_suffix(".json").read_text())
     torch.set_num_threads(settings["threads"])
-    images = crops(*settings["crops"])
+    count, side = settings["crops"]
+    images = crops(count, (side, side))
     model = _network(settings["name"], images, settings["options"])
     started = time.perf_counter()
     with torch.no_grad():
@@ -85,7 +86,7 @@ def _peak_kibibytes() -> int:
 
 def measure(names: Sequence[str], count: int, side: int, options: dict[str, Any]) -> dict[str, Any]:
     """Errors, seconds and bytes of each network, with float and fixed-point streams."""
-    images = crops(count, side)
+    images = crops(count, (side, side))
     results: dict[str, Any] = {"images": count, "side": side, "networks": {}}
     for name in names:
         entry: dict[str, Any] = {}
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     reconstructed = results.pop("reconstructed")
     path = run.save(results)
     use_style()
-    rows = {"photographs": crops(count, side), **reconstructed}
+    rows = {"photographs": crops(count, (side, side)), **reconstructed}
     figure = image_grid(list(rows.values()), list(rows))
     figure.savefig(path.with_suffix(".png"))
     plt.close(figure)

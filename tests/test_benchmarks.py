@@ -16,6 +16,7 @@ from benchmarks import (
     balance,
     command,
     ilsvrc2012,
+    input_rate,
     interruptions,
     jacobian,
     memory_and_speed,
@@ -455,6 +456,30 @@ class TestTimeToAccuracy:
         assert time_to_accuracy.target({"resnet": families["resnet"]})["met"] is None
 
 
+def test_reading_against_training(tmp_path):
+    path = input_rate.main(["--quick", "--output", str(tmp_path)])
+    record = json.loads(path.read_text())
+    assert record["decoded_images_per_second"]["value"] > 0
+    network = record["networks"]["irevnet_b"]
+    assert network["images_per_second"]["value"] > 0
+    assert network["estimated"]["cores_to_feed"] >= 1
+
+
+def test_what_training_would_take_is_arithmetic():
+    """A GPU of 100 TFLOP/s takes 1,000 images a second of 100 GFLOP each."""
+    found = input_rate.estimated(100e9, decoded=150, gpu_tflops=100, gpus=8, price=2)
+    assert found["images_per_second"] == pytest.approx(1000)
+    assert found["cores_to_feed"] == 7
+    assert found["hours"] == pytest.approx(600_000 * 256 / 8000 / 3600)
+    assert found["price"] == pytest.approx(16 * found["hours"])
+
+
+def test_operations_of_a_training_step_are_counted():
+    """A linear layer: two operations a weight forward, and two for the weights' gradients."""
+    model = torch.nn.Linear(5, 3, bias=False)
+    assert input_rate.flops_per_image(model, torch.rand(4, 5)) == 2 * 15 + 2 * 15
+
+
 def test_time_against_revnet(tmp_path):
     path = against_revnet.main(["--quick", "--output", str(tmp_path)])
     record = json.loads(path.read_text())["cifar10"]
@@ -474,7 +499,7 @@ def test_photographs_come_back_in_a_fresh_process(tmp_path):
 
 
 def test_crops_are_of_photographs():
-    crops = photographs.crops(4, 64)
+    crops = photographs.crops(4, (64, 64))
     assert crops.shape == (4, 3, 64, 64)
     assert crops.min() >= 0
     assert crops.max() <= 1

@@ -1,0 +1,146 @@
+"""Reading photographs against training on them: ``python -m benchmarks.input_rate``.
+
+How many photographs a second one core of a processor decodes and augments, and how many it trains
+on; and, for a GPU that nobody had at hand, how many it would consume at a rate of computation that
+is assumed, how many cores that takes to feed, and what training on ILSVRC-2012 would take.
+Processor seconds of this process: others on the same machine disturb them less than the clock's.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.command import Run, make_parser, positive
+from benchmarks.measure import estimate, interleave
+from benchmarks.photographs import crops
+from benchmarks.steps import Mode, trainer
+from irevnet import create_model
+from irevnet.data import FolderImages
+from irevnet.data.augmentation import Augmentation, TrainingPass
+
+__all__ = ["decoding", "estimated", "flops_per_image", "main"]
+
+NETWORKS: tuple[str, ...] = ("irevnet_a", "irevnet_b", "resnet50")
+IMAGES = 1_281_167  # training images of ILSVRC-2012
+EPOCHS = 600_000 * 256 / IMAGES  # iterations and batch size of the paper, section 4.1
+_MODE = Mode(bfloat16=True, channels_last=True)
+_HEIGHT, _WIDTH = 375, 500  # of the most photographs of ILSVRC-2012
+
+
+def decoding(files: int, rounds: int, side: int) -> dict[str, float | int]:
+    """Photographs a second that are read, cropped at random and distorted, by one core.
+
+    Args:
+        files: how many there are, of 500 x 375 pixels, JPEG of quality 90.
+        rounds: how often all of them are read.
+        side: of the squares that come out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "photographs")
+        place.mkdir()
+        for index, photograph in enumerate(crops(files, (_HEIGHT, _WIDTH))):
+            pixels = (255 * photograph).byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
+        images = FolderImages(Path(folder), side, workers=0)
+
+        def read() -> None:
+            for _ in images.training_batches(files, Augmentation(), TrainingPass(seed=0, epoch=0)):
+                pass
+
+        seconds = interleave({"read": read}, rounds, torch.device("cpu"), time.process_time)
+    return estimate(files / second for second in seconds["read"])
+
+
+def flops_per_image(model: nn.Module, images: torch.Tensor) -> float:
+    """Floating-point operations of a training step, a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter:
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        functional.cross_entropy(model.train()(images), labels).backward()
+    model.zero_grad()
+    return counter.get_total_flops() / len(images)
+
+
+def estimated(
+    flops: float, decoded: float, gpu_tflops: float, gpus: int, price: float
+) -> dict[str, float]:
+    """What training on ILSVRC-2012 would take; arithmetic, not a measurement.
+
+    Args:
+        flops: of a training step, for an image.
+        decoded: photographs a second that a core decodes and augments.
+        gpu_tflops: what one GPU is assumed to compute, in 1e12 operations a second.
+        gpus: that share the work.
+        price: of one GPU for an hour.
+
+    Returns:
+        ``images_per_second`` of one GPU, ``cores_to_feed`` it, ``hours`` of training on all GPUs
+        and ``price`` of that.
+    """
+    rate = gpu_tflops * 1e12 / flops
+    hours = EPOCHS * IMAGES / rate / gpus / 3600
+    return {
+        "images_per_second": rate,
+        "cores_to_feed": math.ceil(rate / decoded),
+        "hours": hours,
+        "price": hours * gpus * price,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Runs from the command line; returns the file of the results."""
+    parser = make_parser("input_rate")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument(
+        "--gpu-tflops", type=positive, default=300, help="that a GPU is assumed to reach; 300"
+    )
+    parser.add_argument("--gpus", type=positive, default=8, help="that train together; 8")
+    parser.add_argument("--price", type=positive, default=3, help="of a GPU for an hour; 3")
+    chosen = parser.parse_args(arguments)
+    run = Run("input_rate", arguments, chosen)
+    names, files, side, batch_size = NETWORKS, 100, 224, 8
+    if chosen.quick:
+        names, files, side, batch_size = NETWORKS[1:2], 4, 64, 2
+        chosen.rounds = 1
+    decoded = decoding(files, chosen.rounds, side)
+    networks: dict[str, Any] = {}
+    images = crops(batch_size, (side, side))
+    labels = torch.arange(batch_size)
+    for name in names:
+        torch.manual_seed(0)
+        model = create_model(name, in_shape=(3, side, side))
+        flops = flops_per_image(model, images[:2])
+        step, _ = trainer(model, images, labels, _MODE)
+        seconds = interleave({name: step}, chosen.rounds, run.device, time.process_time)[name]
+        networks[name] = {
+            "training_flops_per_image": flops,
+            "images_per_second": estimate(batch_size / second for second in seconds),
+            "tflops": flops * batch_size / statistics.median(seconds) / 1e12,
+            "estimated": estimated(
+                flops, decoded["value"], chosen.gpu_tflops, chosen.gpus, chosen.price
+            ),
+        }
+        del model, step
+    assumed = {"gpu_tflops": chosen.gpu_tflops, "gpus": chosen.gpus, "price": chosen.price}
+    return run.save(
+        {
+            "side": side,
+            "mode": str(_MODE),
+            "decoded_images_per_second": decoded,
+            "assumed": assumed | {"epochs": EPOCHS, "images": IMAGES},
+            "networks": networks,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
