@@ -101,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = make_parser("input_rate")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument(
-        "--gpu-tflops", type=positive, default=300, help="that a GPU is assumed to reach; 300"
+        "--gpu-tflops", type=positive, default=60, help="that a GPU is assumed to reach; 60"
     )
     parser.add_argument("--gpus", type=positive, default=8, help="that train together; 8")
-    parser.add_argument("--price", type=positive, default=3, help="of a GPU for an hour; 3")
+    parser.add_argument("--price", type=positive, default=2, help="of a GPU for an hour; 2")
     chosen = parser.parse_args(arguments)
     run = Run("input_rate", arguments, chosen)
     names, files, side, batch_size = NETWORKS, 100, 224, 8
