@@ -66,7 +66,7 @@ class ProjectedIRevNet(IRevNet):
 
     @property
     def is_bijective(self) -> bool:
-        """False: strided projections have no inverse."""
+        """Never: strided projections have no inverse."""
         return False
 
     def inverse(
