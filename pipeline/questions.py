@@ -102,7 +102,7 @@ class Jacobian(Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
     images: TwoTestImages
-    compared_images: Annotated[int, Field(ge=2)]
+    compared_images: Annotated[int, Field(ge=3)]  # two have but one midpoint
     energy: Share
     precision: Precision_ = "float64"
     memory: PositiveInt
