@@ -232,7 +232,7 @@ def test_the_answer_and_the_scorecard(folder: Path) -> None:
         "Finding. C1 is inconclusive on toy: largest &lt;error&gt; 1, rule: at most "
         r"\(5 \times 10^{-6}\)."
     ) in text
-    assert "Of the paper\N{RIGHT SINGLE QUOTATION MARK}s 1 claims, on toy 1 inconclusive." in text
+    assert "Of 1 claims of the paper, on toy 1 inconclusive." in text
     assert "_images/gallery.png" in page
     assert "The input is recovered" in text
     # The head of the column stands in its cells, too, for pages too narrow for columns.
