@@ -106,12 +106,10 @@ def load_claims(
         path: the file of the claims.
 
     Raises:
-        ParamsError: if the file is not valid, names an unknown bound or a family that no experiment
-            has, or if the bounds of a condition contradict each other; it names the place.
+        ParamsError: if the file is not valid or names an unknown bound, or if the bounds of a
+            condition contradict each other; the message names the place.
     """
-    params = params or load_params()
-    section = params.section(experiment)
-    families = {name for one in params.sections.values() for name in one.models}
+    section = (params or load_params()).section(experiment)
     try:
         content = _Claims.model_validate(read_yaml(path))
     except ValidationError as error:
@@ -126,8 +124,6 @@ def load_claims(
     for claim_id, claim in content.claims.items():
         for condition in claim.conditions:
             where = f"{path.name} is not valid:\n  claims.{claim_id}, {condition.metric}"
-            if unknown := sorted(condition.families - families):
-                raise ParamsError(f"{where}: no experiment has models.{', models.'.join(unknown)}")
             condition.at_least = _number(condition.at_least, bounds, where)
             condition.at_most = _number(condition.at_most, bounds, where)
             low, high = condition.at_least, condition.at_most

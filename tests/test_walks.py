@@ -151,7 +151,7 @@ def test_weights_and_biases_are_counted():
 """
 
 DECLARATION = """\
-    "walk": Question(Walk, published=True, metrics=("{family}.count",)),
+    "walk": Question(Walk, published=True, metrics={"{family}.count": "number"}),
 """
 
 SCHEMA = '''\
