@@ -34,7 +34,7 @@ NETWORKS: tuple[str, ...] = ("irevnet_a", "irevnet_b", "resnet50")
 IMAGES = 1_281_167  # training images of ILSVRC-2012
 EPOCHS = 600_000 * 256 / IMAGES  # iterations and batch size of the paper, section 4.1
 _MODE = Mode()  # with channels last, or bfloat16, PyTorch 2.15 crashed here for network (b)
-_HEIGHT, _WIDTH = 375, 500  # of the most photographs of ILSVRC-2012
+_HEIGHT, _WIDTH = 375, 500  # of most photographs of ILSVRC-2012
 
 
 def decoding(files: int, rounds: int, side: int) -> dict[str, float | int]:
