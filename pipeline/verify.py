@@ -13,8 +13,8 @@ import io
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,13 +74,13 @@ def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
     Raises:
         RuntimeError: if there is no such commit.
     """
-    command = ["git", "archive", "--format=tar", revision, "results"]
+    command = ["git", "archive", "--format=zip", revision, "results"]
     answer = subprocess.run(command, cwd=root, capture_output=True)
     if answer.returncode != 0:
         raise RuntimeError(f"git archive {revision}: {answer.stderr.decode().strip()}")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
-            archive.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(answer.stdout)) as archive:
+            archive.extractall(folder)
         old, new = Path(folder, "results"), root / "results"
         names = {path.name for tree in (old, new) for path in tree.iterdir() if path.is_dir()}
         compared = {
