@@ -1,1 +1,1 @@
-"""What makes a network reversible: coupling blocks, their arithmetic, their backward pass."""
+"""Reversible networks: coupling blocks, their arithmetic and their backward pass."""

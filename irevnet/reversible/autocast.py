@@ -29,6 +29,6 @@ class Autocast:
         """A context with this autocast state."""
         if not torch.amp.is_autocast_available(self.device):
             return contextlib.nullcontext()
-        # Without its cache of cast weights: those cast while gradients are off would be used,
-        # without their history, when they are on.
+        # The cache of cast weights is off: weights cast while gradients are off would be reused,
+        # without their autograd history, when gradients are on.
         return torch.autocast(self.device, self.dtype, self.enabled, cache_enabled=False)

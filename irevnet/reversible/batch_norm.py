@@ -16,9 +16,9 @@ def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
 
     An inverse or a recomputation evaluates F a second time on inputs that the forward pass has
     already counted. In training mode batch norm still normalises with the statistics of the
-    batch; in evaluation mode with the running ones, as ever.
+    batch; in evaluation mode with the running ones, as usual.
 
-    While it lasts, no thread updates these statistics: a network that is trained in one thread
+    Inside the context, no thread updates these statistics: a network that is trained in one thread
     must not be inverted or differentiated in another at the same time.
     """
     norms = [
@@ -27,7 +27,7 @@ def frozen_statistics(*modules: nn.Module) -> Iterator[None]:
         for m in module.modules()
         if m.training and isinstance(m, _NormBase) and m.track_running_stats
     ]
-    # Instance norm updates its statistics for as long as it has them.
+    # Instance norm updates its running statistics as long as it has any, whatever the flag says.
     hidden = [(m, m.running_mean, m.running_var) for m in norms if isinstance(m, _InstanceNorm)]
     try:
         for norm in norms:

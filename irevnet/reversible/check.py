@@ -1,4 +1,4 @@
-"""Whether a network's inverse is one, and its memory-saving gradients are the right ones."""
+"""Checks that a network's inverse undoes it and that its memory-saving gradients are correct."""
 
 import copy
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from irevnet.reversible.layers import Normalize
 
 __all__ = ["Invertibility", "Invertible", "check_invertible"]
 
-# A module that is Invertible, too: there is no type for both.
+# An nn.Module that is also Invertible: Python cannot express the intersection of two types.
 _Module = Any
 
 
@@ -19,22 +19,22 @@ class Invertible(Protocol):
     """A network with an inverse."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Something that determines ``x``."""
+        """A representation that determines ``x``."""
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The input of which :meth:`encode` makes ``z``."""
+        """The input whose representation is ``z``; undoes :meth:`encode`."""
 
 
 @dataclass(frozen=True)
 class Invertibility:
-    """What :func:`check_invertible` has measured.
+    """The errors that :func:`check_invertible` measured.
 
     Args:
-        error: largest difference of an input from its reconstruction, over the input's largest
-            magnitude, in the network's own precision.
+        error: largest difference between an input and its reconstruction, relative to the input's
+            largest magnitude, in the network's own precision.
         double_error: the same in float64, where a true inverse has almost no error.
-        gradient_error: relative Euclidean difference of all gradients from those with stored
-            activations, float64; None of a network without ``backward``.
+        gradient_error: relative Euclidean distance between all gradients and those with stored
+            activations, in float64; None for a network without ``backward``.
     """
 
     error: float
@@ -45,15 +45,16 @@ class Invertibility:
 def check_invertible(
     module: nn.Module, example: Tensor, *, tolerance: float = 1e-3
 ) -> Invertibility:
-    """Checks a network of one's own: inverse, determinism, statistics, gradients.
+    """Checks a network's inverse, determinism, running statistics and gradients.
 
-    It works on copies: the module, its statistics and the random state stay as they are.
+    The checks run on copies: the module, its statistics and the random state do not change.
 
     Args:
         module: a network with ``encode`` (or ``forward`` alone) and ``inverse``.
         example: an input, floating point, of the module's dtype and device.
         tolerance: the largest error allowed in the network's own precision. In float64, the inverse
-            and gradients may be off by 1e-8. What fixed-point streams round off comes on top.
+            and gradients may be off by 1e-8. The rounding of fixed-point streams is allowed in
+            addition.
 
     Returns:
         The errors measured.
@@ -84,9 +85,10 @@ def _encode(module: _Module, x: Tensor) -> Tensor:
 
 
 def _rounding(module: _Module, x: Tensor) -> float:
-    """What fixed-point streams may round off the inputs, over their largest magnitude.
+    """The largest rounding error of fixed-point inputs, relative to their largest magnitude.
 
-    That is half a unit, of inputs that the network may have divided by a standard deviation first.
+    Rounding changes a value by at most half a unit. The network may have divided the inputs by a
+    standard deviation before.
     """
     if getattr(module, "streams", None) != "fixed":
         return 0.0
@@ -97,9 +99,9 @@ def _rounding(module: _Module, x: Tensor) -> float:
 
 @torch.no_grad()
 def _round_trip(module: _Module, x: Tensor, tolerance: float) -> float:
+    # encode runs on a copy: in training mode batch norm would update the buffers compared below.
     z = _encode(copy.deepcopy(module), x)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    # Of a copy, too, batch norm's own updates in training mode would show below.
     back = module.inverse(z)
     for name, buffer in module.named_buffers():
         if not torch.equal(buffer, before[name]):
@@ -112,8 +114,8 @@ def _round_trip(module: _Module, x: Tensor, tolerance: float) -> float:
         )
     if not torch.equal(_encode(copy.deepcopy(module), x), z):
         raise ValueError(
-            "encode gives two results for the same input: it draws random numbers (dropout in "
-            "training mode?) or is not deterministic"
+            "encode gives different results for the same input: it draws random numbers (dropout "
+            "in training mode?) or is not deterministic"
         )
     error = ((back - x).abs().max() / x.abs().max().clamp_min(1e-30)).item()
     if not error <= tolerance:
@@ -129,9 +131,9 @@ def _gradient_error(module: _Module, example: Tensor) -> float | None:
     if backward not in ("stored", "reversible", "balanced"):
         return None
     gradients = []
-    for way in ("stored", backward):
+    for mode in ("stored", backward):
         model = copy.deepcopy(module).double()
-        model.backward = way
+        model.backward = mode
         torch.manual_seed(0)
         x = example.detach().double().requires_grad_()
         out = model(x)

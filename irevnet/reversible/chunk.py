@@ -1,10 +1,9 @@
-"""The backward pass of consecutive coupling blocks, by inverting them one after the other.
+"""The backward pass of consecutive coupling blocks, which inverts them one after the other.
 
-In an additive coupling the input of F is read off the output, ``x = S^-1 y~``, so that one
-evaluation of F with gradients on gives both the other half of the input and the vector-Jacobian
-product: one recomputation where inverting first and differentiating then would take two. Only the
-output of the last chunk is kept, however many blocks there are (Gomez et al., 2017,
-https://arxiv.org/abs/1707.04585).
+In an additive coupling the input of F is part of the output, ``x = S^-1 y~``. One evaluation of F
+with gradients enabled therefore gives both the other half of the input and the vector-Jacobian
+product; inverting first and differentiating afterwards would take two. Only the output of the last
+chunk is kept, however many blocks there are (Gomez et al., 2017, https://arxiv.org/abs/1707.04585).
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from irevnet.reversible.streams import FixedPointStreams, Streams
 __all__ = ["Chunk", "ForwardPass", "Outputs", "ReversibleChunk", "merge_halves"]
 
 Outputs = tuple[Tensor, ...]
-"""Two halves, or both in one."""
+"""Two halves, or one tensor with both."""
 
 
 @dataclass
@@ -37,12 +36,12 @@ class ForwardPass:
     randomness: Randomness
     keep_narrow: bool
     peaks: list[Any] = field(default_factory=list)
-    # Passed from one chunk to the next, in the forward pass and back: the last chunk alone keeps
-    # its output, every other one is handed what its successor has recovered.
+    # Passed from one chunk to the next, in the forward and the backward pass: only the last chunk
+    # keeps its output; every other chunk receives the halves that its successor has recovered.
     halves: tuple[Tensor, Tensor] | None = None
 
     def take(self) -> tuple[Tensor, Tensor]:
-        """The halves that the chunk before, or after, has left here."""
+        """Takes the halves that the preceding or the following chunk has left here."""
         assert self.halves is not None, "the next chunk was not differentiated"
         halves, self.halves = self.halves, None
         return halves
@@ -78,7 +77,7 @@ class _Step:
         """F as it was, on ``x``; ``kept`` are the narrow activations of all blocks."""
         with self.snapshot.function() as residual:
             if x.is_leaf and not self.snapshot.is_in_place:
-                # Hooks on the inputs of modules (FlopCounterMode) do not take a leaf.
+                # Hooks on the inputs of modules (FlopCounterMode) do not accept a leaf.
                 x = x.view_as(x)
             own = kept[self.kept]
             if not own:
@@ -130,7 +129,7 @@ class ReversibleChunk(torch.autograd.Function):
                     x_tilde, x = block(x_tilde, x, streams)
                 if seen._version != version:
                     raise RuntimeError(
-                        "F of a block changes its input in place, so that the input cannot be "
+                        "F of a block changes its input in place, so the input cannot be "
                         "recovered: set inplace=False in its first layer"
                     )
                 snapshot.finish()
@@ -142,7 +141,7 @@ class ReversibleChunk(torch.autograd.Function):
         if chunk.is_last:
             streams.check(shared.peaks)
             outputs = merge_halves([streams.read(x_tilde), streams.read(x)], chunk.merge_dim)
-            # In floating point the merged output is what is kept.
+            # In floating point the merged output itself is kept.
             ctx.keeps_output = len(outputs) == 1 and not exact
             ctx.save_for_backward(*start, *kept, *(outputs if ctx.keeps_output else (x_tilde, x)))
             return outputs
@@ -200,7 +199,7 @@ def merge_halves(halves: Sequence[Tensor], dim: int | None) -> Outputs:
 
 
 def _halves(outputs: Sequence[Tensor], dim: int | None) -> Sequence[Tensor]:
-    """Undoes :func:`merge_halves`; copies, as layers are slow and round otherwise on slices."""
+    """Undoes :func:`merge_halves`; copies: layers are slow on slices and round differently."""
     if len(outputs) == 2:
         return outputs
     assert dim is not None
@@ -216,7 +215,7 @@ def _block_backward(
     grad_tilde: Tensor,
     grad: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """From a block's output and its gradients to its input and theirs, with one F."""
+    """A block's input and all gradients, from its output's, with one evaluation of F."""
     upsample = step.block.downsample.inverse
     x = upsample(y_tilde)
     with torch.enable_grad():
@@ -225,13 +224,13 @@ def _block_backward(
     x_tilde = upsample(streams.subtract(y, residual.detach()))
     inputs = [seen, *step.parameters]
     gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
-    if residual.requires_grad:  # unless F is constant
+    if residual.requires_grad:  # False if F is constant
         gradients = torch.autograd.grad(
             residual, inputs, grad.to(residual.dtype), allow_unused=True
         )
     grad_through, *own = gradients
     grad_x = upsample(grad_tilde)
-    if grad_through is not None:  # F that does not depend on its input
+    if grad_through is not None:  # None if F does not depend on its input
         grad_x = grad_x + grad_through
     return x_tilde, x, upsample(grad), grad_x, tuple(own)
 
@@ -269,7 +268,7 @@ def _without_zeros(x_tilde: Tensor, x: Tensor, zero_channels: int) -> tuple[Tens
 
 
 def _with_zeros(start: Sequence[Tensor], after: Tensor, steps: Sequence[_Step]) -> list[Tensor]:
-    """Undoes :func:`_without_zeros`; ``after`` is a half after ``steps``, which tells the width."""
+    """Undoes :func:`_without_zeros`; ``after``, a half after ``steps``, determines the width."""
     half = after.shape[1]
     for step in steps:
         half //= step.block.downsample.factor**2

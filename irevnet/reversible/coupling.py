@@ -24,12 +24,12 @@ class CouplingBlock(nn.Module):
         x_j &= S_{j+1}^{-1} \tilde x_{j+1}, &\quad
         \tilde x_j &= S_{j+1}^{-1} (x_{j+1} - F_{j+1} x_j)
 
-    The same equations stand, each for a reason of its own, in ``ReversibleChunk.forward``,
+    The same equations also appear, each for its own reason, in ``ReversibleChunk.forward``,
     ``_block_backward`` and ``_recomputed_backward`` of :mod:`irevnet.reversible.chunk`, in
     :mod:`irevnet.reversible.stored` (with gradients), in
-    :func:`irevnet.reversible.known_channels.known_values` and ``known_channels`` (of what is the
+    :func:`irevnet.reversible.known_channels.known_values` and ``known_channels`` (for what is the
     same for every image), and in :mod:`irevnet.analysis.blockwise_jacobian` (differentiated).
-    All but the last two refuse a block that is not :func:`is_plain`.
+    All but the last two reject a block that is not :func:`is_plain`.
 
     Args:
         residual: :math:`F`, any module that maps a half ``(B, C, H, W)`` to
@@ -65,7 +65,7 @@ class CouplingBlock(nn.Module):
 
 
 def check_residual(residual: Tensor, half: Tensor) -> None:
-    """Raises ``ValueError`` if F's output has another shape than the half that it is added to."""
+    """Raises ``ValueError`` unless F's output has the shape of the half to which it is added."""
     if residual.shape != half.shape:
         raise ValueError(
             f"F must return the shape of the half that it is added to, {tuple(half.shape)}, got "
@@ -74,7 +74,7 @@ def check_residual(residual: Tensor, half: Tensor) -> None:
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether hooks, or a ``forward`` of its own instance, may change what a module computes."""
+    """Whether hooks, or an instance attribute ``forward``, may change what a module computes."""
     return bool(
         "forward" in module.__dict__
         or module._forward_hooks

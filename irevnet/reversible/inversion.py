@@ -1,4 +1,4 @@
-"""The inverse of coupling blocks, block by block, and what it can tell about its own exactness."""
+"""Inverts coupling blocks one by one, and detects inexact inverses where it can."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -17,13 +17,13 @@ __all__ = ["INEXACT", "check_checksum", "inverse_states", "is_traced"]
 
 INEXACT = (
     "F was computed differently: another batch, device, memory layout, number of threads, mode or "
-    "backend flag, or z is no representation of this network"
+    "backend flag, or z is not a representation of this network"
 )
-"""Why an inverse in fixed point may not be exact, for messages."""
+"""Why a fixed-point inverse may be inexact, for error messages."""
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether values cannot be looked at: in transformed, compiled and shape-only evaluation."""
+    """Whether values are not available: in transformed, compiled and shape-only evaluation."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.is_meta
 
 
@@ -43,7 +43,7 @@ def check_checksum(
     if wrong:
         raise ValueError(
             f"the inverse is not exact: {len(wrong)} of {len(actual)} inputs (first: {wrong[0]}) "
-            f"have another checksum. {INEXACT}"
+            f"have a different checksum. {INEXACT}"
         )
 
 
@@ -57,10 +57,10 @@ def inverse_states(
     values: Sequence[tuple[Tensor, Tensor]] = (),
     exact: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The halves before every block, from those after the last one, last block first.
+    """Recovers the halves before every block, from the last block to the first.
 
-    Running statistics stay as they are, and no module is changed while it is evaluated, unless F
-    is traced, or compiled or otherwise evaluated in place.
+    Running statistics do not change. No module is modified while it is evaluated, unless F is
+    traced or has to be evaluated in place, for example because it is compiled.
 
     Args:
         blocks: in forward order.
@@ -68,8 +68,9 @@ def inverse_states(
         x: second half.
         streams: the arithmetic in which the halves are kept.
         known: channels of the first states that are the same for every input.
-        values: what is in them; they are put back.
-        exact: whether known channels of fixed-point streams have to come back by themselves.
+        values: the values of these channels, to which they are restored.
+        exact: whether it is an error if known channels of fixed-point streams do not come back
+            with these values.
 
     Yields:
         ``len(blocks) + 1`` pairs of halves, the given ones first.
@@ -91,9 +92,9 @@ def inverse_states(
                 and not all(map(torch.equal, restored, (x_tilde, x)))
             ):
                 raise ValueError(
-                    "the inverse is not exact: channels that are the same for every image came "
-                    f"back as other numbers than encode gave. {INEXACT}; verify=False returns the "
-                    "images all the same"
+                    "the inverse is not exact: channels that are the same for every image did not "
+                    f"come back with the values that encode gave. {INEXACT}; verify=False returns "
+                    "the images anyway"
                 )
             x_tilde, x = restored
         if index == 0:
@@ -107,7 +108,7 @@ def inverse_states(
         block = blocks[index - 1]
         if is_altered(block):
             raise ValueError(
-                f"block {index - 1} has hooks or a forward of its own instance, which inverse "
+                f"block {index - 1} has hooks or an instance attribute forward, which inverse "
                 "cannot undo: remove them"
             )
         if traced:
@@ -118,8 +119,8 @@ def inverse_states(
             x_tilde, x = _inverse(index - 1, block, x_tilde, x, streams)
             if randomness.drawn(before, randomness.states()):
                 raise ValueError(
-                    f"inverse needs F to be the same function again, but block {index - 1} draws "
-                    "random numbers (dropout): call model.eval() or construct with dropout=0"
+                    f"inverse needs F to be the same function as in encode, but block {index - 1} "
+                    "draws random numbers (dropout): call model.eval() or construct with dropout=0"
                 )
         peaks.append(streams.peak(x_tilde))
 
@@ -135,7 +136,7 @@ def _inverse(
         x_tilde, x = cast("CouplingBlock", same).inverse(y_tilde, y, streams)
     if changed := snapshot.changed_buffers():
         raise ValueError(
-            f"inverse needs F to be the same function again, but every evaluation of block {index} "
-            f"changes its {', '.join(changed)}: call model.eval()"
+            "inverse needs F to be the same function as in encode, but every evaluation of block "
+            f"{index} changes its {', '.join(changed)}: call model.eval()"
         )
     return x_tilde, x

@@ -52,18 +52,18 @@ class KnownChannels:
     def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """``first`` and ``second`` as tensors ``(C, 1, 1)``, copied to a device once.
 
-        Not buffers of the network: one that is made without memory and filled from a file would
-        have nothing in them.
+        They are not buffers of the network: if it were created without memory and filled from a
+        file, they would stay empty.
         """
         if device in self._masks:
             return self._masks[device]
-        # Under inference_mode they would be tensors that autograd cannot use later on.
+        # Tensors created under inference_mode could not be used by autograd later.
         with torch.inference_mode(False):
             first, second = (
                 torch.tensor(known, device=device)[:, None, None]
                 for known in (self.first, self.second)
             )
-        # Tensors that stand for others while a network is traced are good for that alone.
+        # Do not cache the placeholders that replace tensors while a network is traced.
         if type(first) is Tensor and not torch.compiler.is_compiling():
             self._masks[device] = first, second
         return first, second
@@ -76,11 +76,11 @@ def known_channels(entry: KnownChannels, blocks: Sequence[CouplingBlock]) -> lis
     F's output is known only if all of its input is.
 
     Args:
-        entry: what is known before the first block: the appended zeros.
+        entry: the known channels before the first block: the appended zeros.
         blocks: in forward order.
 
     Returns:
-        What is known of the state before the first block, after it, and so on.
+        The known channels of the state before the first block, after it, and so on.
     """
     states = []
     known = entry
@@ -104,17 +104,17 @@ def known_values(
     x: Tensor,
     streams: Streams = _FLOAT,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Computes the known channels of every state that has some, from any image's state.
+    """Computes the values of the known channels in every state that has any, from any image.
 
     Args:
-        known: as :func:`known_channels` returns.
+        known: what :func:`known_channels` returns.
         blocks: in forward order.
         x_tilde: first half ``(B, C, H, W)`` of any images' state before the first block.
         x: second half.
         streams: the arithmetic in which the halves are kept.
 
     Returns:
-        Halves per entry of ``known``; only their known channels mean anything.
+        A pair of halves for each entry of ``known``; only their known channels have a meaning.
     """
     values = [(x_tilde, x)]
     for before, block in zip(known[:-1], blocks, strict=False):

@@ -14,7 +14,7 @@ class SpaceToDepth(nn.Module):
 
     Every ``factor`` x ``factor`` block of pixels becomes ``factor**2`` channels (paper,
     section 3.2, https://arxiv.org/abs/1802.07088). No value is changed, so :math:`S` is a
-    permutation: :math:`S^{-1} S x = x` to the bit, and its determinant is one.
+    permutation: :math:`S^{-1} S x = x` to the bit, and its determinant is 1 or -1.
 
     Channel order: output channel ``c * factor**2 + i * factor + j`` holds the pixels of
     input channel ``c`` at row ``i`` and column ``j`` of each block, which is the order of
@@ -48,11 +48,11 @@ class OffsetFirst(SpaceToDepth):
     Output channel ``(i * factor + j) * channels + c`` holds the pixels of input channel ``c`` at
     row ``i`` and column ``j`` of each block.
 
-    The order is a buffer, so that weights which need it do not load without it.
+    The order is a buffer, so that weights trained with it do not load into a network without it.
 
     Args:
         factor: side of a block in pixels.
-        channels: of an image.
+        channels: number of channels of an image.
     """
 
     order: Tensor
@@ -72,13 +72,13 @@ class OffsetFirst(SpaceToDepth):
 
 
 class Normalize(nn.Module):
-    """Images minus the mean, over the standard deviation of each channel; and back.
+    """Subtracts the mean of each channel and divides by its standard deviation; invertible.
 
-    Both are buffers: weights that were trained so do not load without them.
+    Both are buffers, so that weights trained with them do not load into a network without them.
 
     Args:
-        mean: of each channel.
-        std: of each channel, positive.
+        mean: mean of each channel.
+        std: standard deviation of each channel, positive.
     """
 
     mean: Tensor
@@ -103,14 +103,14 @@ class Normalize(nn.Module):
 
 
 class ZeroChannels(nn.Module):
-    """Zero channels beside the image's own: what makes the injective model wider than its input.
+    """Adds zero channels to the image's own: they make the injective model wider than its input.
 
     Paper, section 3.2: the injective i-RevNet appends zeros to the entry's output, so that the
     representation has more dimensions than the image.
 
     Args:
         channels: how many zero channels to append; 0 is the identity (the bijective model).
-        before: whether they go before the image's channels instead of behind them.
+        before: whether they go before the image's channels instead of after them.
     """
 
     def __init__(self, channels: int, *, before: bool = False) -> None:
@@ -137,11 +137,11 @@ class ZeroChannels(nn.Module):
 
 
 def split(state: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits a state ``(B, 2 * C, H, W)`` into its halves: the first ``C`` channels, the last."""
+    """Splits a state ``(B, 2 * C, H, W)`` into its first and its last ``C`` channels."""
     x_tilde, x = state.chunk(2, dim=1)
     return x_tilde, x
 
 
 def merge(x_tilde: Tensor, x: Tensor) -> Tensor:
-    """Joins two halves ``(B, C, H, W)`` to the state ``(B, 2 * C, H, W)``; undoes :func:`split`."""
+    """Joins two halves ``(B, C, H, W)`` into a state ``(B, 2 * C, H, W)``; undoes :func:`split`."""
     return torch.cat([x_tilde, x], dim=1)

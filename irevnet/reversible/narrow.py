@@ -1,10 +1,10 @@
-"""Between stored and recomputed: keep the narrow activations inside F, compute the wide ones again.
+"""The balanced backward pass: keeps the narrow activations inside F and recomputes the wide ones.
 
-In a bottleneck the convolutions but the last return few channels. With those outputs kept, the
-backward pass evaluates normalisation and activations again, which is cheap, and of the
-convolutions the last one alone, which recovers the other half of the state. Dropout masks (a byte a
-value) and the statistics of batch norm are kept, too. In every sixth block the output of the last
-convolution is kept as well: of the released network a quarter of all activations is then kept.
+In a bottleneck every convolution except the last returns few channels. With those outputs kept, the
+backward pass evaluates the normalisation and activation functions again, which is cheap, and only
+the last convolution, which recovers the other half of the state. Dropout masks (one byte per value)
+and the statistics of batch norm are kept, too. Every sixth block also keeps the output of its last
+convolution. For the released network this keeps a quarter of all activations.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from irevnet.reversible.coupling import is_altered
 __all__ = ["KEEP_ALL_EVERY", "Plan", "evaluate_keeping", "evaluate_recalling", "is_layered"]
 
 Plan = Sequence[tuple[str, bool]]
-"""For every layer what is recalled of it, and whether a later one writes into its output."""
+"""For every layer, how it is evaluated again, and whether a later layer overwrites its output."""
 
 KEEP_ALL_EVERY = 6
-"""In one of so many blocks the last convolution is not evaluated again either."""
+"""One in this many blocks also keeps the output of its last convolution."""
 
 _LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
-"""Batch norms, and how many dimensions their input has."""
+"""Batch norms, and how many dimensions their input may have."""
 
 
 def is_layered(residual: nn.Module) -> bool:
@@ -41,18 +41,17 @@ def is_layered(residual: nn.Module) -> bool:
 def evaluate_keeping(
     residual: nn.Module, x: Tensor, *, keep_all: bool = False, exact: bool = False
 ) -> tuple[Tensor, list[Tensor], Plan]:
-    """F of ``x``, without gradients, and what :func:`evaluate_recalling` needs of it.
+    """Evaluates F on ``x`` without gradients and keeps what :func:`evaluate_recalling` needs.
 
     Args:
         residual: F, see :func:`is_layered`.
-        x: what F reads.
+        x: the input of F.
         keep_all: whether the output of the last convolution or linear layer is kept, too.
-        exact: whether F will have to be the same to the bit again: batch norm computes its
-            statistics again then.
+        exact: whether the second evaluation must give the same bits; batch norm then computes its
+            statistics again.
 
     Raises:
-        RuntimeError: if a layer changes an output that is kept in place, and has no attribute
-            ``inplace`` that says so.
+        RuntimeError: if a layer without an attribute ``inplace`` changes a kept output in place.
     """
     layers: list[Any] = list(cast("nn.Sequential", residual))
     last = max(index for index, layer in enumerate(layers) if _is_linear(layer))
@@ -67,7 +66,7 @@ def evaluate_keeping(
             x, mean, inverse_deviation = _normalise(layer, x)
             kept += [mean, inverse_deviation]
         elif kind == "dropout":
-            # What nn.Dropout multiplies with, drawn as it draws.
+            # The factors of nn.Dropout, drawn as nn.Dropout draws them.
             if x.device.type == "cpu":
                 factors = torch.empty_like(x).bernoulli_(1 - layer.p).div_(1 - layer.p)
             else:
@@ -81,8 +80,8 @@ def evaluate_keeping(
                 versions.append((kept[-1], kept[-1]._version))
     if any(output._version != version for output, version in versions):
         raise RuntimeError(
-            'F of a block changes the output of a layer in place, which backward="balanced" keeps: '
-            'use backward="reversible"'
+            'F of a block changes the output of a layer in place, but backward="balanced" keeps '
+            'that output: use backward="reversible"'
         )
     return x, kept, plan
 
@@ -90,7 +89,7 @@ def evaluate_keeping(
 def evaluate_recalling(
     residual: nn.Module, x: Tensor, kept: Sequence[Tensor], plan: Plan
 ) -> Tensor:
-    """F of ``x`` again, with gradients, from what :func:`evaluate_keeping` has kept of it."""
+    """Evaluates F on ``x`` again, with gradients, from what :func:`evaluate_keeping` kept."""
     recalled = iter(kept)
     layers: list[Any] = list(cast("nn.Sequential", residual))
     for layer, (kind, is_overwritten) in zip(layers, plan, strict=True):
@@ -113,9 +112,9 @@ def evaluate_recalling(
 
 
 def _kind(layer: Any, x: Tensor, *, keep: bool, exact: bool) -> str:  # noqa: ANN401
-    """What is recalled of a layer that reads ``x``: if ``keep``, a linear one's output."""
+    """How a layer that reads ``x`` is evaluated again; ``keep`` keeps a linear layer's output."""
     if _is_linear(layer):
-        # Without a dimension for the batch the gradients are not those that are known here.
+        # The gradients of _RecallLinear assume a batch dimension.
         has_batch = x.ndim >= 2 if type(layer) is nn.Linear else x.ndim == layer.weight.ndim
         return "linear" if keep and has_batch else "evaluated"
     if not layer.training or is_altered(layer):
@@ -126,7 +125,7 @@ def _kind(layer: Any, x: Tensor, *, keep: bool, exact: bool) -> str:  # noqa: AN
         type(layer) in _NORMS
         and layer.affine
         and layer.momentum is not None
-        # cuDNN would compute it with other kernels than it is called with here.
+        # On a GPU, cuDNN would compute batch norm with kernels that are not called here.
         and x.device.type == "cpu"
         and not exact
     ):
@@ -135,18 +134,18 @@ def _kind(layer: Any, x: Tensor, *, keep: bool, exact: bool) -> str:  # noqa: AN
 
 
 def _is_overwritten(following: Sequence[nn.Module]) -> bool:
-    """Whether one of the layers that follow writes into the output of the one before them."""
+    """Whether one of the following layers overwrites the output of the layer before them."""
     for layer in following:
         if any(getattr(module, "inplace", False) for module in layer.modules()):
             return True
-        # Other layers may return what they read: identities, dropout in evaluation mode.
+        # Other layers may return their input itself: identities, dropout in evaluation mode.
         if _is_linear(layer) or (type(layer) in _NORMS and not is_altered(layer)):
             return False
     return False
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    """Whether a layer is a plain convolution or linear layer, whose gradients are known here."""
+    """Whether a layer is a plain convolution or linear, as :class:`_RecallLinear` needs it."""
     return (
         type(layer) in _LINEAR
         and not is_altered(layer)
@@ -158,9 +157,9 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _normalise(norm: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
-    """Batch norm in training mode, with the mean and inverse deviation of the batch."""
+    """Batch norm in training mode; also returns the batch's mean and inverse deviation."""
     if x.ndim not in _NORMS[type(norm)] or x.numel() == x.shape[1]:
-        norm(x)  # raises what it always raises: another shape, or one value a channel
+        norm(x)  # raises batch norm's own error: a wrong shape, or one value per channel
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     mean, variance = (
@@ -172,7 +171,7 @@ def _normalise(norm: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: 
 
 
 class _RecallLinear(torch.autograd.Function):
-    """A layer whose output is known already: nothing forward, the layer's gradients backward."""
+    """A layer with a known output: computes nothing forward, the layer's gradients backward."""
 
     @staticmethod
     def forward(
@@ -192,13 +191,13 @@ class _RecallLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         layer = ctx.layer
-        of_x, of_weight, of_bias = ctx.needs_input_grad[1:4]
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[1:4]
         if isinstance(layer, nn.Linear):
             rows = grad.flatten(0, -2)
             gradients = (
-                grad @ weight if of_x else None,
-                rows.t() @ x.flatten(0, -2) if of_weight else None,
-                rows.sum(0) if of_bias else None,
+                grad @ weight if needs_x else None,
+                rows.t() @ x.flatten(0, -2) if needs_weight else None,
+                rows.sum(0) if needs_bias else None,
             )
         else:
             gradients = torch.ops.aten.convolution_backward(
@@ -212,13 +211,13 @@ class _RecallLinear(torch.autograd.Function):
                 False,
                 [0] * (weight.ndim - 2),
                 layer.groups,
-                [of_x, of_weight, of_bias],
+                [needs_x, needs_weight, needs_bias],
             )
         return None, *gradients, None
 
 
 class _RecallNorm(torch.autograd.Function):
-    """Batch norm with the statistics of a batch that are known already."""
+    """Batch norm with known batch statistics."""
 
     @staticmethod
     def forward(

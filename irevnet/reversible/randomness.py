@@ -1,4 +1,4 @@
-"""The random numbers that F draws: noticed, and drawn again."""
+"""Detects the random numbers that F draws, and draws them again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ _RANDOM = ("FractionalMaxPool2d", "FractionalMaxPool3d", "RReLU")
 
 
 def may_draw(module: nn.Module) -> bool:
-    """Whether a module has a layer that draws random numbers, or could, judged by its class.
+    """Whether a module has a layer that may draw random numbers, judged by its class.
 
-    This is for where a generator cannot be read, as in captured CUDA graphs. Layers that
-    come from neither PyTorch nor this package count as random while they are in training mode.
+    It is used where a generator cannot be read, as in captured CUDA graphs. Layers that come from
+    neither PyTorch nor this package count as random while they are in training mode.
     """
     return any(_layer_may_draw(layer) for layer in module.modules())
 
@@ -36,7 +36,7 @@ def _layer_may_draw(layer: nn.Module) -> bool:
 class Randomness:
     """PyTorch's default generators of the CPU and of one device.
 
-    Generators that a layer owns itself, Python's and NumPy's are not seen.
+    Generators that a layer owns, and those of Python and NumPy, are not tracked.
 
     Args:
         device: where F is evaluated.
@@ -45,7 +45,7 @@ class Randomness:
     def __init__(self, device: torch.device) -> None:
         self._used = False
         self._device = device
-        # The module of a device with a generator of its own: torch.cuda, torch.mps, torch.xpu.
+        # The module of a device that has its own generator: torch.cuda, torch.mps or torch.xpu.
         has_own = device.type not in ("cpu", "meta")
         self._module: Any = getattr(torch, device.type, None) if has_own else None
         # While a CUDA graph is captured, its generator cannot be read.
@@ -55,7 +55,7 @@ class Randomness:
         )
 
     def states(self) -> tuple[Tensor, ...]:
-        """The states of the generators; nothing where they cannot be read."""
+        """The states of the generators; empty if they cannot be read."""
         if self._unreadable:
             return ()
         if self._module is None:
@@ -79,7 +79,7 @@ class Randomness:
             )
 
     def replay(self, states: tuple[Tensor, ...] | None) -> None:
-        """Sets the generators to what :meth:`states` has returned; ``None`` leaves them."""
+        """Sets the generators to the result of :meth:`states`; ``None`` leaves them unchanged."""
         if states:
             torch.set_rng_state(states[0])
             for state in states[1:]:
@@ -87,7 +87,7 @@ class Randomness:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Leaves the generators as they were found, whatever is replayed inside."""
+        """Restores the generators at the end, whatever was replayed inside."""
         before = self.states() if self._used else None
         try:
             yield

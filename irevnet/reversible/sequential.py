@@ -1,4 +1,4 @@
-"""Any residual functions in a reversible stack."""
+"""A reversible stack of arbitrary residual functions."""
 
 from collections.abc import Iterator, MutableSequence
 from typing import cast
@@ -21,30 +21,31 @@ _CHUNK = 4
 class ReversibleSequential(nn.Module):
     r"""A sequence of residual functions with an inverse, trained without stored activations.
 
-    The input is split into halves :math:`(x_1, x_2)`. A function F is an i-RevNet's coupling, a
-    pair F, G a RevNet's (https://arxiv.org/abs/1707.04585):
+    The input is split into halves :math:`(x_1, x_2)`. A single function F gives the coupling of an
+    i-RevNet, a pair (F, G) that of a RevNet (https://arxiv.org/abs/1707.04585):
 
     .. math::
 
         F:&\quad (x_1, x_2) \mapsto (x_2,\; x_1 + F(x_2)) \\
         (F, G):&\quad (x_1, x_2) \mapsto (y_1, y_2),\quad y_1 = x_1 + F(x_2),\; y_2 = x_2 + G(y_1)
 
-    F and G may be any modules that keep the shape of a half: with dropout, batch norm, spectral
-    norm, in either mode. They are never inverted. Unless activations are stored, only the input and
-    the parameters of F and G receive gradients: a buffer, or a tensor in an attribute, that
-    requires one is an error; a tensor captured in a closure, or inside a list, receives none.
+    F and G may be any modules that keep the shape of a half, including modules with dropout, batch
+    norm or spectral norm, in training or evaluation mode. They are never inverted. Unless
+    activations are stored, only the input and the parameters of F and G receive gradients. It is
+    then an error if a buffer, or a tensor in an attribute, requires a gradient; a tensor captured
+    in a closure, or inside a list, receives none.
 
     Args:
         *functions: in the order in which they are applied, each a module F, a pair ``(F, G)`` or a
             :class:`~irevnet.reversible.coupling.CouplingBlock`, which may downsample images.
         dim: the dimension that is split, of even size: 1 for images ``(B, C, H, W)``, -1 for
             tokens ``(B, N, C)``.
-        backward: how gradients are made: ``"reversible"`` recovers activations from the output,
+        backward: how gradients are computed: ``"reversible"`` recovers activations from the output,
             ``"balanced"`` keeps the narrow ones inside F and G, which must then be plain
             ``nn.Sequential``, ``"stored"`` keeps all. Values and gradients are the same.
-        streams: how the halves are kept, ``"float"``, or ``"fixed"`` as int32 fixed point, with
-            which the inverse is exact to the bit.
-        fraction_bits: binary digits behind the point of fixed-point streams, 8 to 24.
+        streams: how the halves are kept: ``"float"``, or ``"fixed"`` for int32 fixed point, whose
+            inverse is exact to the bit.
+        fraction_bits: binary digits after the point of fixed-point streams, 8 to 24.
 
     Raises:
         ValueError: if an argument cannot work; the message names it.
@@ -103,7 +104,7 @@ class ReversibleSequential(nn.Module):
             x: floating point, of even size in ``dim``.
 
         Returns:
-            The result, floating point, with gradients; with fixed-point streams rounded to them.
+            The result, floating point, with gradients; fixed-point streams round it.
 
         Raises:
             ValueError: if ``x`` has an odd size in ``dim`` or an integer dtype, if a function
@@ -129,7 +130,7 @@ class ReversibleSequential(nn.Module):
         return torch.cat(halves, self.dim)
 
     def encode(self, x: Tensor) -> Tensor:
-        """As :meth:`forward`; with fixed-point streams what :meth:`inverse` takes, int32."""
+        """Like :meth:`forward`; with fixed-point streams, int32 as :meth:`inverse` takes it."""
         if self.streams == "float":
             return self(x)
         streams = self._streams()
@@ -143,12 +144,12 @@ class ReversibleSequential(nn.Module):
         :meth:`encode` computed it, see :mod:`irevnet.reversible.streams`.
 
         Args:
-            z: as :meth:`encode` returns.
+            z: what :meth:`encode` returned.
             checksum: with fixed-point streams, what :meth:`checksum` gave for the input.
 
         Raises:
             ValueError: if ``z`` has an odd size in ``dim`` or another dtype; if a function draws
-                random numbers or changes itself; if the input has another checksum.
+                random numbers or changes itself; if the recovered input has a different checksum.
         """
         for halves in self._inverse_halves(z):
             entry = halves
@@ -156,7 +157,7 @@ class ReversibleSequential(nn.Module):
         return torch.cat([self._streams().read(half) for half in entry], self.dim)
 
     def checksum(self, x: Tensor) -> Tensor:
-        """A number for each input, int64 ``(B,)``, by which :meth:`inverse` checks its result.
+        """A checksum of each input, int64 ``(B,)``, for :meth:`inverse` to check its result.
 
         Raises:
             ValueError: if streams are not fixed-point.
@@ -166,7 +167,7 @@ class ReversibleSequential(nn.Module):
         return streams.checksum(x_tilde, x)
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """``x`` and the result after every block, two to a pair, in the order of its halves."""
+        """``x`` and the state after every block, ``x_tilde`` first; a pair (F, G) is two blocks."""
         streams = self._streams()
         x_tilde, x = (streams.write(half) for half in self._split(x))
         yield torch.cat([x_tilde, x], self.dim)
@@ -175,7 +176,7 @@ class ReversibleSequential(nn.Module):
             yield torch.cat([x_tilde, x], self.dim)
 
     def inverse_states(self, z: Tensor) -> Iterator[Tensor]:
-        """Those of :meth:`states`, recovered from the last one, in reverse."""
+        """The states of :meth:`states` in reverse, recovered from the last one."""
         for halves in self._inverse_halves(z):
             yield torch.cat(halves, self.dim)
 

@@ -2,8 +2,8 @@
 
 The reversible backward recovers activations by evaluating every F again. Its gradients are right
 only if F is the same function both times, whatever happens to the network in between: another
-forward pass, ``train()`` or ``eval()``, an optimizer step, parameters lent by
-:func:`torch.func.functional_call` and taken back.
+forward pass, ``train()`` or ``eval()``, an optimizer step, or parameters that
+:func:`torch.func.functional_call` replaces for one call.
 """
 
 import functools
@@ -24,30 +24,30 @@ __all__ = ["Snapshot"]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Of the parameters from which weight norm, spectral norm and pruning make an attribute each time.
+# Weight norm, spectral norm and pruning compute an attribute from parameters with these suffixes.
 _SUFFIXES = ("_g", "_orig")
-# Most attributes of a module are of a type that needs no closer look, which is slow.
+# Most attributes of a module have one of these types and can skip the slower checks.
 _PLAIN = {type(None), bool, int, float, str, tuple, list, dict, set, OrderedDict}
 
 
 class Snapshot:
-    """A copy of F that shares its tensors with F, but not the modules that hold them.
+    """A copy of F that shares F's tensors, but not the modules that hold them.
 
-    The copy keeps the parameters, buffers, hooks and mode that F had. Running statistics of
-    normalisation layers are not part of it in training mode, so that evaluating it updates none,
-    and no other thread that uses F at the same time sees anything of it. Buffers that F updates
-    when it is evaluated (spectral norm) are kept with their values from before.
+    The copy keeps the parameters, buffers, hooks and mode that F had. In training mode it has no
+    running statistics of normalisation layers, so that evaluating it updates none and does not
+    affect another thread that uses F at the same time. Buffers that F updates when it is evaluated
+    (spectral norm) keep their earlier values in the copy.
 
-    Modules that cannot be copied, because they are compiled or have a ``forward`` of their own
-    instance, are evaluated in place.
+    Modules that cannot be copied, because they are compiled or have an instance attribute
+    ``forward``, are evaluated in place.
 
     Args:
         residual: F, or a block with its F, before it is evaluated.
 
     Raises:
-        RuntimeError: if F is sharded over processes (FSDP): what it computes with is then not
-            what its modules hold. If an attribute holds a module, or a method of one, that is none
-            of F's submodules.
+        RuntimeError: if F is sharded over processes (FSDP), because its modules then do not hold
+            the tensors that it computes with; if an attribute holds a module, or a method of a
+            module, that is not one of F's submodules.
 
     Attributes:
         is_in_place: whether F is evaluated in place.
@@ -65,12 +65,12 @@ class Snapshot:
     def __init__(self, residual: nn.Module) -> None:
         self._residual = residual
         self._tensors: list[_Recorded] = []
-        # Buffers that F may update: where the copy has its own of them, and what F has.
+        # Buffers that F may update: the copy's buffers, its own tensor in them, and F's tensor.
         self._own_buffers: list[tuple[dict[str, Tensor | None], Tensor, _Recorded]] = []
         self._modes: list[tuple[nn.Module, bool]] = []
-        # Tensors that would need gradients, and are no parameters.
+        # Names of tensors that require gradients but are not parameters.
         self._captured: list[str] = []
-        # Attributes that refer to a module: who has them, in the copy.
+        # Attributes that refer to a module: the copy's attributes, the name and the value.
         self._references: list[tuple[dict[str, Any], str, Any]] = []
         self.is_in_place = False
         self._copies: dict[int, nn.Module] = {}
@@ -81,8 +81,8 @@ class Snapshot:
             if copy is None:
                 raise RuntimeError(
                     f"the attribute {name} of F refers to a module that is not one of its "
-                    "submodules, so that it would not be evaluated again as it was: register it, "
-                    'or use backward="stored"'
+                    "submodules, so it could not be evaluated again as it was: register it, or use "
+                    'backward="stored"'
                 )
             own[name] = types.MethodType(value.__func__, copy) if is_method else copy
 
@@ -95,8 +95,8 @@ class Snapshot:
         """
         if self._captured:
             raise RuntimeError(
-                f"{self._captured[0]} of F requires a gradient, but is no parameter, and would get "
-                'none: make it a parameter, detach it, or use backward="stored"'
+                f"{self._captured[0]} of F requires a gradient but is not a parameter, so it would "
+                'get none: make it a parameter, detach it, or use backward="stored"'
             )
         for buffers, _, recorded in self._own_buffers:
             if recorded.is_current() and recorded.holder.get(recorded.name) is recorded.tensor:
@@ -140,14 +140,14 @@ class Snapshot:
         for recorded in self._tensors:
             if recorded.holder.get(recorded.name) is not recorded.tensor:
                 raise RuntimeError(
-                    f"{self._path(recorded)} of a compiled block is another tensor than in the "
-                    'forward pass (torch.func.functional_call?): use backward="stored"'
+                    f"{self._path(recorded)} of a compiled block is not the tensor of the forward "
+                    'pass (torch.func.functional_call?): use backward="stored"'
                 )
         with frozen_statistics(self._residual):
             yield self._residual
 
     def changed_buffers(self) -> list[str]:
-        """Buffers that an evaluation of :meth:`function` has changed, not F's own."""
+        """Names of the buffers that an evaluation of :meth:`function` has changed."""
         return [
             self._path(recorded)
             for buffers, own, recorded in self._own_buffers
@@ -162,7 +162,7 @@ class Snapshot:
         kind: type = type(module)
         if _is_sharded(kind):
             raise RuntimeError(
-                "F of a block is sharded by itself, which frees its parameters after the forward "
+                "F of a block is sharded on its own, which frees its parameters after the forward "
                 'pass: with FSDP shard the whole network at once, or use backward="stored"'
             )
         state = vars(module)
@@ -170,7 +170,7 @@ class Snapshot:
             "forward" in state or state.get("_compiled_call_impl") is not None or _is_script(kind)
         )
         copy: nn.Module = object.__new__(kind)
-        own = {**state}  # a copy() shares keys with every module, and is slow to change
+        own = {**state}  # state.copy() would share its keys with all modules and be slow to change
         self._copies[id(module)] = copy
         self._modes.append((module, module.training))
         parameters, buffers = module._parameters.copy(), module._buffers.copy()
@@ -208,15 +208,14 @@ class Snapshot:
                 self._references.append((own, name, value))
         own.update({name: state[name].copy() for name in _HOOKS})
         own.update(_parameters=parameters, _buffers=buffers, _modules=children)
-        # Thirty times faster than to update the dictionary that a new object has.
+        # Thirty times faster than updating the new object's dictionary.
         object.__setattr__(copy, "__dict__", own)
         return copy
 
     def _impure(self, recorded: "_Recorded") -> str:
         return (
-            f"evaluating F changes its {self._path(recorded)}, so that it would be another "
-            "function in the backward pass; put that module into evaluation mode, or use "
-            'backward="stored"'
+            f"evaluating F changes its {self._path(recorded)}, so F would be a different function "
+            'in the backward pass; put that module into evaluation mode, or use backward="stored"'
         )
 
     def _path(self, recorded: "_Recorded") -> str:
@@ -239,7 +238,7 @@ def _is_script(kind: type) -> bool:
 
 @dataclass(slots=True)
 class _Recorded:
-    """A tensor of F, who holds it, and how often it had been changed in place."""
+    """A tensor of F, the dictionary that holds it, and its version when it was recorded."""
 
     holder: Mapping[str, Tensor | None]
     name: str

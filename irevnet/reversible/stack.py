@@ -20,7 +20,7 @@ from irevnet.reversible.streams import FloatStreams, Streams
 
 __all__ = ["BACKWARDS", "merged_reversible_stack", "reversible_stack"]
 
-# How gradients can be made: all activations kept, none, or the narrow ones inside F.
+# What is kept to compute gradients: all activations, none, or the narrow ones inside F.
 BACKWARDS = ("stored", "reversible", "balanced")
 
 _FLOAT = FloatStreams()
@@ -41,18 +41,18 @@ def reversible_stack(
 
     Values and gradients are those of :func:`irevnet.reversible.coupling.couple`, up to rounding;
     with fixed-point streams those of
-    :func:`irevnet.reversible.stored.stored_fixed_point_stack`. Gradients
-    are returned to autograd, none is accumulated inside, so that hooks, gradient accumulation and
-    DistributedDataParallel work as usual. Batch norm's running statistics are updated
-    once, random numbers are drawn again, autocast is entered again.
+    :func:`irevnet.reversible.stored.stored_fixed_point_stack`. Gradients are returned to autograd
+    and not accumulated inside, so that hooks, gradient accumulation and DistributedDataParallel
+    work as usual. Batch norm's running statistics are updated only once. The backward pass draws
+    the same random numbers and uses the same autocast state as the forward pass.
 
-    Only the halves and the parameters of F receive gradients. A buffer, or a tensor in an attribute
-    of F, that requires one is an error; a tensor captured in a closure, or inside a list, receives
-    none.
+    Only the halves and the parameters of F receive gradients. It is an error if a buffer of F, or a
+    tensor in an attribute of F, requires a gradient; a tensor captured in a closure, or inside a
+    list, receives none.
 
     The backward pass evaluates every F again, as it was in the forward pass, see
-    :mod:`irevnet.reversible.snapshot`. Where that cannot be, it raises instead of giving wrong
-    gradients.
+    :mod:`irevnet.reversible.snapshot`. If that is impossible, it raises an error instead of
+    returning wrong gradients.
 
     Args:
         blocks: coupling blocks, in forward order.
@@ -60,12 +60,12 @@ def reversible_stack(
         x: second half ``(B, C, H, W)``, the one that F reads.
         streams: the arithmetic in which the halves are kept.
         recomputed: how many of the first blocks are evaluated again from ``x_tilde`` and ``x``
-            instead of being inverted, because the inverse would be inexact there (those behind
-            zero channels).
-        zero_channels: how many of the last channels of both halves together are zero, and need not
-            be kept for that.
-        chunks: how many blocks get their gradients at a time, by default all: the
-            parameters of a chunk have theirs before the chunk before it is evaluated again.
+            instead of being inverted, because the inverse would be inexact there (blocks that
+            follow zero channels).
+        zero_channels: how many of the last channels of both halves together are zero and need not
+            be kept for that evaluation.
+        chunks: how many blocks get their gradients at a time, by default all. The parameters of a
+            chunk have their gradients before the preceding chunk is evaluated again.
         keep_narrow: whether the narrow activations inside F are kept, so that less has to be
             evaluated again, see :mod:`irevnet.reversible.narrow`.
 
@@ -75,9 +75,9 @@ def reversible_stack(
     Raises:
         RuntimeError: under a functorch transform; if gradients of gradients are asked for; if F
             changes its parameters when it is evaluated, reads other tensors that require
-            gradients, or is sharded; in the backward pass, if
-            weights, or running statistics in evaluation mode, have changed since the forward pass.
-        ValueError: if fixed-point streams overflow, if F returns another shape than that of its
+            gradients, or is sharded; in the backward pass, if weights, or running statistics in
+            evaluation mode, have changed since the forward pass.
+        ValueError: if fixed-point streams overflow, if F's output does not have the shape of its
             half, if a block overrides ``forward`` or has hooks, or if ``keep_narrow`` is set and
             an F is not a plain ``nn.Sequential``.
     """
@@ -98,25 +98,25 @@ def merged_reversible_stack(
     chunks: Sequence[int] | None = None,
     keep_narrow: bool = False,
 ) -> Tensor:
-    """:func:`reversible_stack`, its halves merged along ``dim``.
+    """Applies :func:`reversible_stack` and merges the halves along ``dim``.
 
-    In floating point the result is itself what is kept for the backward pass, where halves that are
-    merged afterwards would be there twice. It must therefore not be changed in place; autograd
-    says so.
+    In floating point the result itself is kept for the backward pass; halves that are merged
+    afterwards would be in memory twice. The result must therefore not be changed in place; autograd
+    raises an error if it is.
 
     Args:
         blocks: coupling blocks, in forward order.
         x_tilde: first half, floating point.
         x: second half.
-        dim: dimension along which halves are parts of one tensor, that of channels.
-        streams: as for :func:`reversible_stack`, like all that follow.
+        dim: dimension along which the halves are merged, that of channels.
+        streams: as for :func:`reversible_stack`, like all the following arguments.
         recomputed: how many blocks are evaluated again from their input.
-        zero_channels: of the input, that need not be kept.
+        zero_channels: how many channels of the input are zero and need not be kept.
         chunks: how many blocks get their gradients at a time.
         keep_narrow: whether the narrow activations inside F are kept.
 
     Returns:
-        Both halves after the last block, floating point.
+        Both halves after the last block, merged, floating point.
 
     Raises:
         RuntimeError: as :func:`reversible_stack`.
@@ -128,7 +128,7 @@ def merged_reversible_stack(
 
 
 def _traceable(blocks: tuple[CouplingBlock, ...], *inputs: Any, merge_dim: int | None) -> Outputs:  # noqa: ANN401
-    """:func:`_apply`, which transforms and the compiler must not look into."""
+    """Calls :func:`_apply`, which functorch cannot transform and the compiler cannot trace."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             'the reversible backward cannot be transformed by torch.func; use backward="stored"'

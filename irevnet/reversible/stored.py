@@ -16,8 +16,8 @@ def stored_fixed_point_stack(
 ) -> tuple[Tensor, Tensor]:
     """Applies blocks in turn in fixed point, with stored activations.
 
-    Beside the whole numbers of each half goes a floating-point half of the same value, through
-    which gradients flow as if nothing had been rounded.
+    Each half is kept both as integers and as floating-point values equal to them. Gradients flow
+    through the latter as if nothing had been rounded.
 
     Args:
         blocks: coupling blocks, in forward order.
@@ -30,8 +30,8 @@ def stored_fixed_point_stack(
 
     Raises:
         RuntimeError: under a functorch transform.
-        ValueError: if the streams overflow, if a block overrides ``forward`` or has hooks, or if F
-            returns another shape than that of its half; the message names the block.
+        ValueError: if the streams overflow, or if a block overrides ``forward`` or has hooks; the
+            message names the block. If F's output does not have the shape of its half.
     """
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(

@@ -1,12 +1,12 @@
 """The arithmetic of a state's two halves, its streams: floating point, or exact fixed point.
 
-In floating point, ``(a + f) - f`` is ``a`` up to rounding. With both halves kept as whole numbers
-and F's output rounded to one before it is added, subtracting the same number gives ``a`` to the
-bit (after MacKay et al., 2018, https://arxiv.org/abs/1810.10999). F itself is computed in floating
-point as ever; it has to give the same bits both times. The contract is therefore: the same device,
+In floating point, ``(a + f) - f`` is ``a`` up to rounding. If both halves are kept as integers and
+F's output is rounded to an integer before it is added, subtracting the same integer gives ``a`` to
+the bit (after MacKay et al., 2018, https://arxiv.org/abs/1810.10999). F itself is still computed in
+floating point, and must give the same bits both times. The inverse therefore needs the same device,
 batch, memory layout, number of threads, mode, and backend flags (cuDNN, TF32, oneDNN, deterministic
-algorithms). Where it is broken, :meth:`irevnet.network.model.IRevNet.inverse` says so as far as it
-can tell.
+algorithms) as the forward pass. :meth:`irevnet.network.model.IRevNet.inverse` raises an error if it
+detects a difference, which it cannot always do.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class FloatStreams:
     """Halves in floating point: reading and writing are the identity."""
 
     def read(self, stream: Tensor) -> Tensor:
-        """What F gets to see of a half."""
+        """The values of a half that F reads."""
         return stream
 
     def write(self, x: Tensor) -> Tensor:
-        """A half from floating point."""
+        """Converts floating-point values to a half."""
         return x
 
     def add(self, stream: Tensor, residual: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class FloatStreams:
         return stream - residual
 
     def peak(self, stream: Tensor) -> None:
-        """Nothing to watch: floating point has its infinities."""
+        """Nothing to record: floating point overflows to infinity."""
 
     def checksum(self, x_tilde: Tensor, x: Tensor) -> Tensor:
         """Raises ``ValueError``: in floating point an inverse is exact up to rounding only."""
@@ -52,7 +52,7 @@ class FloatStreams:
     def traced_check(
         self, peaks: Sequence[Tensor | None], stream: Tensor, *, inverse: bool = False
     ) -> Tensor:
-        """Nothing to check: ``stream``."""
+        """Returns ``stream``: there is nothing to check."""
         return stream
 
 
@@ -60,13 +60,13 @@ class FloatStreams:
 class FixedPointStreams:
     """Halves as int32 multiples of ``2**-fraction_bits``.
 
-    A half must stay below ``2**(30 - fraction_bits)``. That leaves one bit in reserve, so that
-    adding one more output of F, which is clipped to the same limit, cannot wrap around:
-    an overflow is always seen, by :meth:`check`, in the half that it falls into. Infinite outputs
-    of F and NaN count as the limit.
+    Magnitudes must stay below ``2**(30 - fraction_bits)``, which leaves one bit in reserve. Adding
+    an output of F, which is clipped to the same limit, therefore cannot wrap around, and
+    :meth:`check` finds every overflow in the half where it happens. Infinite and NaN outputs of F
+    are replaced by the limit.
 
     Args:
-        fraction_bits: binary digits behind the point.
+        fraction_bits: binary digits after the point.
         dtype: floating-point type that F computes with.
     """
 
@@ -74,13 +74,13 @@ class FixedPointStreams:
     dtype: torch.dtype
 
     def read(self, stream: Tensor) -> Tensor:
-        """What F gets to see of a half: int32 to ``dtype``."""
-        # Scaled before it is rounded to a narrower type, whose range would not hold it otherwise.
+        """The values of a half that F reads: int32 to ``dtype``."""
+        # Scale before rounding to a narrower dtype, whose range may not hold the unscaled values.
         wide = torch.promote_types(self.dtype, torch.float32)
         return (stream.to(wide) * 2.0**-self.fraction_bits).to(self.dtype)
 
     def write(self, x: Tensor) -> Tensor:
-        """A half from floating point: the nearest multiples, int32."""
+        """Rounds floating-point values to the nearest multiples, int32."""
         # Scaling by a power of two is exact; bfloat16 could not hold the rounded value.
         scaled = x.to(torch.promote_types(x.dtype, torch.float32)) * 2.0**self.fraction_bits
         limit = 2.0**30
@@ -95,16 +95,17 @@ class FixedPointStreams:
         return stream - self.write(residual)
 
     def peak(self, stream: Tensor) -> Tensor:
-        """The largest magnitude in a half, a float64 tensor of no dimensions."""
+        """The largest magnitude in a half, as a zero-dimensional float64 tensor."""
         low, high = (bound.double() for bound in stream.aminmax())
         return torch.maximum(-low, high) * 2.0**-self.fraction_bits
 
     def checksum(self, x_tilde: Tensor, x: Tensor) -> Tensor:
-        """A number for each state, int64 ``(B,)``: a sum of its values with pseudorandom weights.
+        """The sum of each state's values with pseudorandom weights, int64 ``(B,)``.
 
-        Two states that differ in one value never have the same. Others do by chance: with
-        probability ``2**-63`` if any value differs by an odd number, at most ``2**-32`` in general.
-        It is no protection against somebody who looks for such states.
+        Two states that differ in exactly one value always have different checksums. Others may
+        have the same by chance: with probability ``2**-63`` if any value differs by an odd number,
+        and at most ``2**-32`` in general. The checksum does not protect against deliberate
+        collisions.
         """
         flat = torch.cat([half.flatten(1) for half in (x_tilde, x)], 1).long()
         return (flat * _odd_weights(flat.shape[1], flat.device)).sum(1)
@@ -113,14 +114,14 @@ class FixedPointStreams:
         """Raises ``ValueError`` if a half has overflowed.
 
         Args:
-            peaks: of both halves at the entry, then of the second half after every block, the one
-                that the block has added to.
+            peaks: largest magnitudes: of both halves at the entry, then, after every block, of the
+                second half, to which the block has added.
             inverse: whether the peaks are those of an inverse: of both halves of the
-                representation, then of the half that each block has subtracted from, the last
-                block first.
+                representation, then, from the last block to the first, of the half from which the
+                block has subtracted.
         """
         if torch.compiler.is_compiling() or any(p is not None and p.is_meta for p in peaks):
-            return  # values cannot be looked at: see traced_check
+            return  # the values are not available: see traced_check
         largest = 2.0 ** (30 - self.fraction_bits)
         # One transfer from the device for all blocks.
         for index, peak in enumerate(_stacked(peaks).tolist()):
@@ -138,18 +139,18 @@ class FixedPointStreams:
     def traced_check(
         self, peaks: Sequence[Tensor | None], stream: Tensor, *, inverse: bool = False
     ) -> Tensor:
-        """What :meth:`check` does, as part of a compiled or exported graph.
+        """Does what :meth:`check` does, as part of a compiled or exported graph.
 
         Args:
             peaks: as for :meth:`check`.
-            stream: a half; the graph depends on the check through it.
+            stream: a half, through which the graph depends on the check.
             inverse: as for :meth:`check`.
 
         Returns:
             ``stream``.
         """
         if torch.compiler.is_exporting():
-            # Part of PyTorch, so that the program runs without this package.
+            # An operator of PyTorch, so that the exported program runs without this package.
             largest = 2.0 ** (30 - self.fraction_bits)
             torch._assert_async(
                 (_stacked(peaks) < largest).all(),
@@ -165,12 +166,12 @@ Streams = FloatStreams | FixedPointStreams
 def _odd_weights(count: int, device: torch.device) -> Tensor:
     """Pseudorandom odd numbers, int64 ``(count,)``: the first outputs of SplitMix64.
 
-    Odd, so that no difference of a single value is lost modulo ``2**64``; without pattern, so that
-    differences of several values do not cancel because they have one.
+    Odd weights keep the difference of a single value from vanishing modulo ``2**64``. Weights
+    without a pattern keep regular differences of several values from cancelling.
     Source: Steele et al. (2014), https://doi.org/10.1145/2660193.2660195.
     """
 
-    def shifted(z: Tensor, bits: int) -> Tensor:  # int64 shifts copies of the sign in
+    def shifted(z: Tensor, bits: int) -> Tensor:  # right shifts of int64 copy the sign bit
         return (z >> bits) & (2 ** (64 - bits) - 1)
 
     z = torch.arange(1, count + 1, device=device) * (0x9E3779B97F4A7C15 - 2**64)
@@ -185,7 +186,7 @@ def _stacked(peaks: Sequence[Tensor | None]) -> Tensor:
 
 @torch.library.custom_op("irevnet::refuse_overflow", mutates_args=())
 def _refuse_overflow(peaks: Tensor, fraction_bits: int, inverse: bool) -> Tensor:
-    """Raises if a half has overflowed; returns a zero to add to what must not be used before."""
+    """Raises if a half has overflowed; else returns zero, to be added to what depends on it."""
     FixedPointStreams(fraction_bits, torch.float32).check(list(peaks), inverse=inverse)
     return peaks.new_zeros((), dtype=torch.int32)
 
