@@ -42,7 +42,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    # Loaded when asked for: irevnet.training.config alone need not wait for PyTorch.
+    # Loaded on demand, so that importing irevnet.training.config does not import PyTorch.
     if name in _MODULES:
         return getattr(importlib.import_module(f"irevnet.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

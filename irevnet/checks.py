@@ -1,4 +1,4 @@
-"""Checks of arguments and inputs, with messages that name what, where and what is allowed."""
+"""Checks of arguments and inputs; the messages name the argument and the allowed values."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -38,11 +38,11 @@ def check_interval(name: str, value: float, interval: str) -> None:
 
 
 def choice(name: str, allowed: str) -> property:
-    """A property that takes one of several values, at construction and ever after.
+    """A property whose value is always one of several allowed ones.
 
     Args:
-        name: of the property; setting it to another value raises ``ValueError``, which names it.
-        allowed: name of the class attribute that has the values, which subclasses may restrict.
+        name: name of the property; setting any other value raises a ``ValueError`` that names it.
+        allowed: name of the class attribute that lists the values, which subclasses may restrict.
     """
 
     def get(self: object) -> str:
@@ -69,7 +69,7 @@ def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_per_stage(name: str, values: Sequence[int], stages: int) -> tuple[int, ...]:
-    """Returns ``values`` as a tuple; ``ValueError`` unless there is a positive integer a stage."""
+    """Returns ``values`` as a tuple; ``ValueError`` unless it has a positive integer per stage."""
     values = check_stages(name, values)
     if len(values) != stages:
         raise ValueError(
@@ -97,7 +97,7 @@ def check_images(x: "Tensor", in_channels: int, total_stride: int) -> None:
         in_channels: channels of an image.
         total_stride: by how much the network downsamples.
     """
-    from torch import Tensor  # the other checks are used where PyTorch need not be there
+    from torch import Tensor  # the other checks must not need PyTorch
 
     allowed = f"(B, {in_channels}, H, W), none of them 0"
     if total_stride > 1:
@@ -106,7 +106,7 @@ def check_images(x: "Tensor", in_channels: int, total_stride: int) -> None:
         raise ValueError(f"x must be a tensor of shape {allowed}; got {type(x).__name__}")
     if x.ndim != 4 or x.shape[1] != in_channels:
         raise ValueError(f"x must have shape {allowed}; got {tuple(x.shape)}")
-    # torch's pixel_unshuffle leaves an empty batch as it is, so that is refused, too.
+    # torch's pixel_unshuffle would return an empty batch unchanged, so it is rejected here.
     if min(x.shape) < 1 or any(size % total_stride for size in x.shape[2:]):
         raise ValueError(f"x must have shape {allowed}; got {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -117,7 +117,7 @@ def check_images(x: "Tensor", in_channels: int, total_stride: int) -> None:
 
 
 def check_evaluation_mode(model: "nn.Module") -> None:
-    """Raises ``ValueError`` if any layer is in training mode, in which batch norm sees a batch."""
+    """Raises ``ValueError`` if any layer is in training mode; batch norm then uses the batch."""
     if any(module.training for module in model.modules()):
         raise ValueError(
             "model must be in evaluation mode, got training mode, in which batch norm depends on "

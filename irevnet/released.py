@@ -1,13 +1,14 @@
-"""Networks of the authors' released code of 2018, and of pytorchcv, converted to this package's.
+"""Converts networks of the authors' released code of 2018, and of pytorchcv, to this package's.
 
-That code, https://github.com/jhjacobsen/pytorch-i-revnet, is the same network with the channels of
-its states in another order: its space-to-depth puts the offset in a block of pixels before the
-channel, :class:`~irevnet.reversible.layers.SpaceToDepth` after it. Inside the network that is a
-permutation within each half, and permuted weights make up for it. At the entry it also decides
-which pixels go into which half, so that a converted network keeps the entry of the released code.
+The released code (https://github.com/jhjacobsen/pytorch-i-revnet) defines the same network with the
+channels of its states in another order: its space-to-depth puts the offset in a block of pixels
+before the channel, :class:`~irevnet.reversible.layers.SpaceToDepth` puts it after the channel.
+Inside the network this is a permutation within each half, which permuted weights compensate. At the
+entry it also decides which pixels go into which half, so a converted network keeps the entry of the
+released code.
 
-pytorchcv (https://github.com/osmr/pytorchcv) has the released ILSVRC network under the name
-``irevnet301`` and its trained weights: the same network with other names of its tensors.
+pytorchcv (https://github.com/osmr/pytorchcv) contains the released ILSVRC network, with its trained
+weights, under the name ``irevnet301``: the same network with other tensor names.
 """
 
 import math
@@ -30,7 +31,7 @@ from irevnet.zoo import create_model
 
 __all__ = ["IMAGENET_NORMALIZATION", "convert_released", "representation_permutation"]
 
-# Of the released ILSVRC script, which took it from PyTorch's examples.
+# From the released ILSVRC script, which took it from PyTorch's examples.
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _NAMES = ["irevnet_b", "irevnet_cifar"]
@@ -43,31 +44,32 @@ def convert_released(
 ) -> IRevNet:
     """Builds the network of a checkpoint of the released code, or of pytorchcv's ``irevnet301``.
 
-    Logits are those of the released network, and representations are, up to
-    :func:`representation_permutation`. Images go in as its training scripts normalise them, minus
-    the mean and over the standard deviation of each colour; with
-    ``normalization=IMAGENET_NORMALIZATION`` as they are, with values from 0 to 1.
+    The network gives the logits of the released one, and its representations up to
+    :func:`representation_permutation`. It expects images that are normalised as in the released
+    training scripts: minus the mean of each colour, divided by its standard deviation. With
+    ``normalization=IMAGENET_NORMALIZATION`` it takes images with values from 0 to 1.
 
     Args:
-        checkpoint: a file that ``torch.save`` wrote, or what is in it: a state dict of the
-            released network, alone or in a dict under ``"state_dict"``, with or without the
-            prefix ``module.`` of ``DataParallel``; or that of pytorchcv's network.
-            ``num_batches_tracked``, which early PyTorch did not count, may be missing.
+        checkpoint: a file that ``torch.save`` wrote, or its content: a state dict of the released
+            network or of pytorchcv's, alone or in a dict under ``"state_dict"``, with or without
+            the prefix ``module.`` of ``DataParallel``. ``num_batches_tracked``, which early
+            PyTorch did not count, may be missing.
         name: ``"irevnet_cifar"`` or ``"irevnet_b"``.
         **overrides: arguments of :class:`~irevnet.network.model.IRevNet` in place of those of the
             zoo, as for :func:`~irevnet.zoo.create_model`. ``num_classes`` and ``kernel_sizes``
-            are by default those of the checkpoint; the released (b) has three 3x3 convolutions
-            in F, the paper's, which the zoo has, one. ``entry_order`` is ``"offset"``.
+            are by default those of the checkpoint: F of the released (b) has three 3x3
+            convolutions, that of the paper, which the zoo follows, only one. ``entry_order`` is
+            always ``"offset"``.
 
     Returns:
-        The network, on the CPU, float32, in evaluation mode. If it is trained on, the batch norm
+        The network, on the CPU, float32, in evaluation mode. In further training, the batch norm
         of its classifier updates its statistics with momentum 0.9, as in the released code.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the name or an override is unknown, if the file is damaged, truncated, not
-            a checkpoint or has code in its pickle, which is never run, or if the weights are those
-            of another network.
+            a checkpoint or has code in its pickle, which is never run, or if the weights belong to
+            another network.
     """
     if name not in _NAMES:
         raise ValueError(f"name must be one of {_NAMES}, got {name!r}")
@@ -92,19 +94,19 @@ def convert_released(
 
 
 def representation_permutation(model: IRevNet) -> Tensor:
-    """Where the released network has each channel of a representation.
+    """The position of each channel of a representation in the released network.
 
-    With ``theirs`` the representation of an image in the released network, that of the converted
-    one is ``model.encode(x) == theirs[:, representation_permutation(model)]``.
+    If ``theirs`` is the representation of an image ``x`` in the released network, then the
+    converted one gives ``model.encode(x) == theirs[:, representation_permutation(model)]``.
 
     Args:
-        model: as :func:`convert_released` returns.
+        model: a network that :func:`convert_released` returned.
 
     Returns:
         A permutation of the channels, int64, ``(2 * half_channels[-1],)``.
 
     Raises:
-        ValueError: if the entry is not that of the released code: other pixels are in a half then,
+        ValueError: if the entry is not that of the released code; a half then holds other pixels,
             and the representations are different functions of the image.
     """
     if model.entry.factor > 1 and not isinstance(model.entry, OffsetFirst):
@@ -119,8 +121,8 @@ def representation_permutation(model: IRevNet) -> Tensor:
 class ReleasedIRevNet(nn.Module):
     """The layers of a network under the names that the released code gives them.
 
-    They are the network's own: what is loaded here is loaded there, and errors name the keys of
-    the checkpoint.
+    The network shares these layers, so weights loaded here are loaded into the network, and errors
+    name the keys of the checkpoint.
 
     Args:
         model: the network.
@@ -153,7 +155,7 @@ def _read(path: Path) -> object:
             refused = re.search(r"GLOBAL (\S+)", str(error))
             if isinstance(error, pickle.UnpicklingError) and refused:
                 raise ValueError(
-                    f"{path} needs code to be run ({refused[1]}), which is refused: it is damaged "
+                    f"{path} asks to run code ({refused[1]}), which is refused: it is damaged "
                     "or holds more than tensors, such as the whole models that the released "
                     "CIFAR-10 script saves. If you trust the file, save the weights alone, in the "
                     f"folder of the released code: torch.save(torch.load({str(path)!r}, "
@@ -199,7 +201,7 @@ _LAYERS = [
     "",
     "conv3.conv",
 ]
-"""What stands at each place of a bottleneck of the released code, in pytorchcv's names."""
+"""pytorchcv's names of the layers of a bottleneck, in the order of the released code."""
 
 
 def _from_pytorchcv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,7 +211,7 @@ def _from_pytorchcv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if match := _UNIT.fullmatch(name):
             index = units.index((int(match[1]), int(match[2])))
-            # The first bottleneck has no batch norm and ReLU in front.
+            # The first bottleneck has no leading batch norm and ReLU.
             layers = _LAYERS if index else ["conv1", *_LAYERS[3:]]
             if match[3] in layers:
                 layer = layers.index(match[3])
@@ -226,7 +228,7 @@ def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the shapes of the released code's tensors say about the network."""
     kernels = (tensors.get(f"stack.0.bottleneck_block.{layer}.weight") for layer in (0, 3, 7))
     sizes = tuple(kernel.shape[-1] for kernel in kernels if kernel is not None and kernel.ndim == 4)
-    # Any other sizes are for load_weights to refuse, which names the file.
+    # load_weights rejects any other sizes, with a message that names the file.
     overrides: dict[str, Any] = {"kernel_sizes": sizes if sizes == (1, 3, 1) else (3, 3, 3)}
     linear = tensors.get("linear.weight")
     if linear is not None and linear.ndim == 2 and len(linear) > 0:
@@ -235,22 +237,22 @@ def _architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _half_permutations(model: IRevNet) -> list[Tensor]:
-    """Where the released code has each channel of a half: before every block, and at the end.
+    """Where the released code has each channel of a half, before every block and at the end.
 
-    The same for both halves, which pass through the same space-to-depth.
+    It is the same for both halves, because they pass through the same space-to-depth.
     """
     factors = [block.downsample.factor for block in _blocks(model)]
     permutations = [torch.arange(model.channels // 2 // math.prod(factors) ** 2)]
     for factor in factors:
         half = permutations[-1]
-        # S here: channel c to c * factor**2 + offset; there: to offset * len(half) + c.
+        # Here S maps channel c to c * factor**2 + offset; there, to offset * len(half) + c.
         permutations.append((half[:, None] + len(half) * torch.arange(factor**2)).flatten())
     return permutations
 
 
 @torch.no_grad()
 def _permute_weights(model: IRevNet) -> None:
-    """From the released code's order of channels to that of this package."""
+    """Permutes weights from the released code's order of channels to that of this package."""
     permutations = _half_permutations(model)
     for block, (before, after) in zip(_blocks(model), pairwise(permutations), strict=True):
         residual = cast("nn.Sequential", block.residual)

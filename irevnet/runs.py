@@ -1,8 +1,9 @@
-"""The trained networks that come with the repository: which runs there are, and their files.
+"""Finds the trained networks that come with the repository.
 
 ``results/<experiment>/weights/`` holds ``runs.json``, the list of an experiment's training runs,
-and the weights of the published run of each family; those of the other runs are beside their
-results. An installed package carries the former under ``irevnet/pretrained/<experiment>/``.
+and the weights of the published run of each family; the weights of the other runs are beside their
+results. An installed package has the contents of that folder under
+``irevnet/pretrained/<experiment>/``.
 """
 
 import json
@@ -17,12 +18,12 @@ class TrainedRun:
     """One training run of an experiment.
 
     Args:
-        experiment: its name.
-        family: which of the experiment's networks was trained.
-        model: that network's name in the zoo.
-        seed: of its weights and of training.
-        published: whether it stands for its family where one network is shown.
-        path: the file of its weights, which may not be there.
+        experiment: name of the experiment.
+        family: name of the family of networks in the experiment.
+        model: the network's name in the zoo.
+        seed: seed of the initial weights and of training.
+        published: whether it represents its family where only one network is shown.
+        path: the file of its weights, which may be missing.
     """
 
     experiment: str
@@ -40,18 +41,18 @@ def find_run(
 
     Args:
         model: a network's name in the zoo.
-        experiment: the name of one.
-        family: which of the experiment's families, where several have this network.
-        seed: of the run; by default the published one.
+        experiment: name of an experiment.
+        family: name of the family, needed if several families of the experiment have this network.
+        seed: seed of the run; by default that of the published one.
 
     Raises:
         ValueError: if there is no such run or its weights are missing, or if several families have
-            the network and none is named; the message lists what there is.
+            the network and none is named; the message lists what is available.
     """
     runs = _runs()
-    own = [run for run in runs if (run.model, run.experiment) == (model, experiment)]
-    families = list(dict.fromkeys(run.family for run in own))
-    if not own or (family is not None and family not in families):
+    matching = [run for run in runs if (run.model, run.experiment) == (model, experiment)]
+    families = list(dict.fromkeys(run.family for run in matching))
+    if not matching or (family is not None and family not in families):
         available = sorted(
             {f"{run.model} with pretrained={run.experiment!r}" for run in runs if run.published}
         )
@@ -65,11 +66,11 @@ def find_run(
             f"family must be one of {', '.join(families)}: {experiment!r} has several with the "
             f"network {model}"
         )
-    own = [run for run in own if family in (None, run.family)]
-    chosen = [run for run in own if (run.published if seed is None else run.seed == seed)]
+    matching = [run for run in matching if family in (None, run.family)]
+    chosen = [run for run in matching if (run.published if seed is None else run.seed == seed)]
     if not chosen:
         raise ValueError(
-            f"seed must be one of {[run.seed for run in own]} for {model} with "
+            f"seed must be one of {[run.seed for run in matching]} for {model} with "
             f"pretrained={experiment!r}, got {seed}"
         )
     run = chosen[0]
@@ -84,7 +85,7 @@ def find_run(
 def pretrained_path(
     model: str, experiment: str, *, family: str | None = None, seed: int | None = None
 ) -> Path:
-    """Where the weights of ``create_model(model, pretrained=experiment, ...)`` are.
+    """The file of weights that ``create_model(model, pretrained=experiment, ...)`` loads.
 
     Raises:
         ValueError: as :func:`find_run` does.
@@ -93,7 +94,7 @@ def pretrained_path(
 
 
 def _runs() -> list[TrainedRun]:
-    """All training runs of all experiments; those of an installed package go first."""
+    """All training runs of all experiments; those of an installed package take precedence."""
     package = Path(__file__).parent
     lists: dict[str, Path] = {}
     for path in sorted(package.glob("pretrained/*/runs.json")):

@@ -29,12 +29,12 @@ def write_tensors(
 ) -> None:
     """Writes tensors and JSON metadata to one safetensors file, atomically.
 
-    The same tensors and metadata give the same bytes. A file of that name is replaced only once
-    the new one is complete.
+    The same tensors and metadata give the same bytes. An existing file is replaced only once the
+    new one is complete.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        tensors: by name, any device and memory format.
+        path: the file; its folder is created if it does not exist.
+        tensors: tensors by name, on any device and in any memory format.
         metadata: anything that JSON can hold.
     """
     path = Path(path)
@@ -42,9 +42,9 @@ def write_tensors(
     unfinished = path.with_name(f"{path.name}.unfinished")
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     checked = {**metadata, _CHECKSUM: _checksum(copies)}
-    # One key only: safetensors does not promise an order of several.
+    # One key only: safetensors does not guarantee the order of several.
     content = save(copies, metadata={"irevnet": json.dumps(checked, sort_keys=True)})
-    # Not safetensors' save_file: its files can be read by their owner alone.
+    # Not safetensors' save_file, whose files only their owner can read.
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
@@ -71,15 +71,17 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             f"{path} is damaged, truncated or not a safetensors file of irevnet: {error}"
         ) from error
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path} is not a safetensors file of irevnet: its metadata is no mapping")
-    # Files of before 2026-11-27 have none.
+        raise ValueError(
+            f"{path} is not a safetensors file of irevnet: its metadata is not a mapping"
+        )
+    # Files from before 2026-11-27 have no checksum.
     if metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors)):
         raise ValueError(f"{path} is damaged: its tensors do not have the checksum in its metadata")
     return tensors, metadata
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A fingerprint of tensors on the CPU; safetensors keeps none."""
+    """A fingerprint of tensors on the CPU; safetensors does not store one."""
     content = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -94,9 +96,9 @@ def save_weights(
     metadata: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a model's parameters in ``dtype``, its buffers as they are; see :func:`write_tensors`.
+    """Writes a model's parameters in ``dtype``, its buffers unchanged; see :func:`write_tensors`.
 
-    Parameters that ``dtype`` cannot hold are rounded: see :func:`round_weights`.
+    Parameters that ``dtype`` cannot represent are rounded; see :func:`round_weights`.
     """
     parameters = {name: p.to(dtype) for name, p in model.named_parameters()}
     write_tensors(path, {**model.state_dict(), **parameters}, metadata)
@@ -104,7 +106,7 @@ def save_weights(
 
 @torch.no_grad()
 def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Rounds parameters to what a file of ``dtype`` can hold, so that what is measured is stored.
+    """Rounds parameters to ``dtype``, so that measurements use the weights that a file will hold.
 
     Raises:
         ValueError: if a parameter is too large for ``dtype``; nothing is rounded then.
@@ -123,11 +125,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     Args:
         model: the network.
         tensors: its state by name.
-        source: where they come from, for the error message.
+        source: where the tensors come from, for error messages.
 
     Raises:
-        ValueError: if a tensor is missing, left over, of another shape or kind (integers for
-            floating point), not finite, or a variance below zero.
+        ValueError: if a tensor is missing, unexpected, of another shape or kind (integers for
+            floating point), not finite, or holds negative variances.
     """
     state = model.state_dict()
     missing = sorted(state.keys() - tensors.keys())
@@ -154,7 +156,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
             if names
         ]
         raise ValueError(
-            f"{source} holds the weights of another network than this "
+            f"{source} holds the weights of a different network than this "
             f"{type(model).__name__}: {'; '.join(problems)}"
         )
     for name, tensor in tensors.items():

@@ -18,7 +18,7 @@ __all__ = ["create_model", "list_models", "model_arguments"]
 _CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
 _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
 
-# Layouts of networks that differ in their downsampling alone, which claim C3 rests on.
+# Layouts of networks that differ only in their downsampling, which claim C3 compares.
 _INJECTIVE_CIFAR: dict[str, Any] = {
     **_CIFAR,
     "entry_factor": 1,
@@ -36,7 +36,7 @@ _INJECTIVE_DIGITS: dict[str, Any] = {
 
 
 def _resnet50(num_classes: int = 1000) -> nn.Module:
-    from torchvision.models import resnet50  # costs seconds that the other networks need not pay
+    from torchvision.models import resnet50  # takes seconds, and no other network needs it
 
     check_positive("num_classes", num_classes)
     return resnet50(weights=None, num_classes=num_classes)
@@ -64,9 +64,9 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     ),
     "revnet56": (RevNet, {}),
     "resnet50": (_resnet50, {}),
-    # CIFAR-10: the released code's network; a bijective one with the text's bottleneck and one of
-    # about as many parameters with 3x3 kernels; baselines with about the depth, parameters and
-    # multiply-adds of the first
+    # CIFAR-10: the released code's network; a bijective one with the text's bottleneck, and one
+    # with 3x3 kernels and about as many parameters; baselines with about the depth, parameters and
+    # multiply-adds of the released code's network
     "irevnet_cifar": (
         IRevNet,
         {
@@ -106,8 +106,8 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "channels": (128, 256, 1024),
         },
     ),
-    # The two layouts with each other's downsampling: 4 blocks a stage, for the question what S is
-    # worth
+    # The two layouts with each other's downsampling and 4 blocks a stage, to measure the effect
+    # of S
     "projected_irevnet_cifar": (
         ProjectedIRevNet,
         {
@@ -194,16 +194,16 @@ def create_model(
     seed: int | None = None,
     **overrides: Any,  # noqa: ANN401
 ) -> nn.Module:
-    """Builds a network by name, as timm's function of that name does.
+    """Builds a network by name, like timm's function of the same name.
 
     Args:
         name: one of :func:`list_models`.
         pretrained: an experiment whose trained weights come with the repository (``"digits"``,
-            ...), or None for random weights. The configuration that was trained is then the
-            default.
-        family: with ``pretrained``, which of the experiment's families, where several have this
-            network.
-        seed: with ``pretrained``, which of the training runs; by default the published one.
+            ...), or None for random weights. With trained weights, the configuration that was
+            trained is the default.
+        family: with ``pretrained``, name of the family, needed if several families of the
+            experiment have this network.
+        seed: with ``pretrained``, seed of the training run; by default that of the published one.
         **overrides: arguments of the network's class in place of those of the zoo, such as
             ``num_classes``.
 
@@ -243,7 +243,7 @@ def create_model(
 def model_arguments(name: str, **overrides: Any) -> dict[str, Any]:  # noqa: ANN401
     """All arguments with which :func:`create_model` builds a network.
 
-    A file of weights that holds them can be read when the zoo has changed.
+    A file of weights that stores them can still be read after the zoo has changed.
 
     Args:
         name: one of :func:`list_models`.

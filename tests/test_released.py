@@ -473,7 +473,7 @@ class TestErrors:
         checkpoint = {"model": nn.DataParallel(Reference(**SMALL)), "acc": 94.5, "epoch": 200}
         torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
         message = (
-            f"{path} needs code to be run (torch.nn.parallel.data_parallel.DataParallel), which "
+            f"{path} asks to run code (torch.nn.parallel.data_parallel.DataParallel), which "
             "is refused: "
         )
         with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -489,7 +489,7 @@ class TestErrors:
         path = tmp_path / "w.pth"
         checkpoint = {"state_dict": state, "extra": Trap(tmp_path / "trap")}
         torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ValueError, match=rf"{path} needs code to be run \(\w+\.mkdir\)"):
+        with pytest.raises(ValueError, match=rf"{path} asks to run code \(\w+\.mkdir\)"):
             convert_released(path, **overrides(SMALL))
         assert not (tmp_path / "trap").exists()
 
@@ -562,13 +562,13 @@ class TestErrors:
             with pytest.raises(ValueError, match=re.escape(problem)) as error:
                 convert_released(checkpoint, **overrides(SMALL))
             assert str(error.value).startswith(
-                f"{source} holds the weights of another network than this ReleasedIRevNet: "
+                f"{source} holds the weights of a different network than this ReleasedIRevNet: "
             )
 
     def test_weights_of_another_depth_or_name(self, state):
         deeper = {**overrides(SMALL), "blocks": (2, 3)}
         for name, config in (("irevnet_cifar", deeper), ("irevnet_b", {}), ("irevnet_cifar", {})):
-            with pytest.raises(ValueError, match="the checkpoint holds the weights of another"):
+            with pytest.raises(ValueError, match="the checkpoint holds the weights of a diff"):
                 convert_released(state, name, **config)
 
     def test_weights_of_this_package(self):

@@ -189,7 +189,7 @@ class TestDamage:
 
     def test_metadata_that_is_a_list(self, tmp_path):
         save_file(TENSORS, tmp_path / "w", {"irevnet": "[1, 2]"})
-        with pytest.raises(ValueError, match="its metadata is no mapping"):
+        with pytest.raises(ValueError, match="its metadata is not a mapping"):
             read_tensors(tmp_path / "w")
 
 
@@ -238,7 +238,9 @@ class TestWeights:
         before = snapshot(model)
         state = snapshot(network())
         change(state)
-        message = "somewhere holds the weights of another network than this Sequential: " + problem
+        message = (
+            "somewhere holds the weights of a different network than this Sequential: " + problem
+        )
         with pytest.raises(ValueError, match=re.escape(message) + "$"):
             load_weights(model, state, "somewhere")
         assert_unchanged(model, before)

@@ -207,7 +207,9 @@ class TestPretrained:
 
     def test_overrides_that_do_not_fit_the_weights(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
-        message = r"irevnet.safetensors holds the weights of another network than this IRevNet: "
+        message = (
+            r"irevnet.safetensors holds the weights of a different network than this IRevNet: "
+        )
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits", num_classes=3)
 

@@ -24,7 +24,7 @@ __all__ = ["ResNet", "RevNet"]
 
 
 class _StagedNetwork(nn.Module):
-    """A stem, stages of units of which the first may change width and resolution, a classifier."""
+    """A stem, stages of units and a classifier; a stage's first unit may change the shape."""
 
     unit: type[nn.Module]
     shape_changing_unit: type[nn.Module]
@@ -163,14 +163,14 @@ class ResNet(_StagedNetwork):
     """Pre-activation ResNet with bottlenecks (He et al., 2016, https://arxiv.org/abs/1603.05027).
 
     Args:
-        in_shape: channels, height and width of an image; any size is taken.
+        in_shape: channels, height and width of an image; the network takes any size.
         num_classes: length of the logits.
         stem: ``"imagenet"`` (7x7 convolution with stride 2, max pooling) or ``"small"`` (3x3).
         stem_channels: channels after the stem.
         units: residual units in each stage.
         strides: downsampling of the first unit of each stage.
         channels: channels in each stage, multiples of 8.
-        backward: ``"stored"``, the only way that a ResNet has.
+        backward: ``"stored"``, the only option of a ResNet.
 
     Raises:
         ValueError: if an argument cannot work; the message names it.
@@ -230,20 +230,21 @@ class _ReversibleProjectionUnit(nn.Module):
 class RevNet(_StagedNetwork):
     """RevNet with bottlenecks (Gomez et al., 2017, https://arxiv.org/abs/1707.04585).
 
-    The units of a stage are reversible but for its first, which changes width or resolution by
-    a strided projection. The whole network therefore has no inverse.
+    All units of a stage are reversible except the first, which changes width or resolution by a
+    strided projection. The whole network therefore has no inverse.
 
     Args:
-        in_shape: channels, height and width of an image; any size is taken.
+        in_shape: channels, height and width of an image; the network takes any size.
         num_classes: length of the logits.
         stem: ``"imagenet"`` (7x7 convolution with stride 2, max pooling) or ``"small"`` (3x3).
         stem_channels: channels after the stem.
         units: units in each stage, of two bottlenecks each.
         strides: downsampling of the first unit of each stage.
         channels: channels of both halves together in each stage, multiples of 8.
-        backward: how gradients are made: ``"stored"`` keeps every activation, ``"reversible"``
-            those between the stages' reversible units alone, see :mod:`irevnet.reversible.stack`,
-            ``"balanced"`` the narrow ones inside those units as well.
+        backward: how gradients are computed: ``"stored"`` keeps every activation;
+            ``"reversible"`` recovers those of the reversible units, see
+            :mod:`irevnet.reversible.stack`; ``"balanced"`` does so, too, but keeps the narrow ones
+            inside these units.
 
     Raises:
         ValueError: if an argument cannot work; the message names it.
@@ -265,7 +266,7 @@ class RevNet(_StagedNetwork):
             yield merge(*halves)
 
     def _apply_units(self, z: Tensor) -> Tensor:
-        # The halves stay apart between units: of a slice, batch norm takes several times as long.
+        # The halves stay apart between units: batch norm takes several times as long on a slice.
         halves = split(z)
         for reversible, units in groupby(self.units, lambda u: isinstance(u, _ReversibleUnit)):
             if reversible and self.backward != "stored":

@@ -21,7 +21,7 @@ class Bottleneck(nn.Sequential):
         out_channels: channels that it returns.
         bottleneck_channels: channels between the convolutions.
         stride: the downsampling of this block.
-        kernel_sizes: of the three convolutions; ``(1, 3, 1)`` is the paper's text,
+        kernel_sizes: kernel sizes of the three convolutions; ``(1, 3, 1)`` is the paper's text,
             ``(3, 3, 3)`` the released code's default.
         stride_on: which convolution carries the stride: ``"first"`` (the paper; with a 1x1
             kernel it reads one pixel of each block) or ``"middle"``.
@@ -49,7 +49,7 @@ class Bottleneck(nn.Sequential):
             if index == 2 and dropout > 0:
                 layers.append(nn.Dropout(dropout))
             if index > 0 or preactivation:
-                # In place: no gradient needs what batch norm returns.
+                # ReLU works in place: no gradient needs the output of batch norm.
                 layers += [nn.BatchNorm2d(widths[index]), nn.ReLU(inplace=True)]
             layers.append(
                 nn.Conv2d(

@@ -8,13 +8,13 @@ __all__ = ["Classifier"]
 
 
 class Classifier(nn.Module):
-    """Batch norm, ReLU, spatial average, linear: the only part of an i-RevNet that loses anything.
+    """Batch norm, ReLU, spatial average, linear: the only part of an i-RevNet that is lossy.
 
     This is the released code's order (https://github.com/jhjacobsen/pytorch-i-revnet). The paper's
     text averages before the ReLU (section 3.2, https://arxiv.org/abs/1802.07088).
 
     Args:
-        channels: of the representation.
+        channels: channels of the representation.
         num_classes: length of the logits.
     """
 
@@ -31,10 +31,10 @@ class Classifier(nn.Module):
 
 
 def _keep_layout(x: Tensor) -> None:
-    """Has the gradient of ``x`` laid out as ``x`` is.
+    """Gives the gradient of ``x`` the memory layout of ``x``.
 
-    That of a mean over channels-last values comes back with channels first, and whatever is
-    differentiated after it then takes several times as long on a CPU.
+    The gradient of a mean over channels-last values is laid out with channels first, and the rest
+    of the backward pass then takes several times as long on a CPU.
     """
     if (
         not torch.compiler.is_compiling()

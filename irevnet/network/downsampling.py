@@ -1,7 +1,8 @@
-"""Networks that differ from others in their downsampling alone, to ask what S is worth (C3).
+"""Networks that differ from others only in their downsampling, to measure the effect of S (C3).
 
-The i-RevNet downsamples by a permutation S, the RevNet by strided projections. Here each has the
-other's: an i-RevNet layout with projections, which is not invertible any more, and a RevNet with S.
+The i-RevNet downsamples by a permutation S, the RevNet by strided projections. Here each network
+uses the other's downsampling: an i-RevNet layout with projections, which is no longer invertible,
+and a RevNet with S.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ _FLOAT = FloatStreams()
 
 
 class _ProjectionBlock(CouplingBlock):
-    r"""A coupling block with strided 1x1 convolutions in the place of S, and no inverse.
+    r"""A coupling block with strided 1x1 convolutions in place of S, and no inverse.
 
     .. math:: \tilde x_{j+1} = P x_j, \quad x_{j+1} = \tilde P \tilde x_j + F x_j
     """

@@ -42,12 +42,12 @@ __all__ = ["IRevNet"]
 class IRevNet(nn.Module):
     r"""A deep invertible network that classifies images (Jacobsen et al., ICLR 2018).
 
-    The image is moved into channels by an invertible space-to-depth, zero channels are appended
-    where the first stage is wider than that (the *injective* model; with none it is the
-    *bijective* one), and the two halves of the channels pass through a stack of
-    :class:`~irevnet.reversible.coupling.CouplingBlock`. The final representation holds everything
-    that the image held, and :meth:`inverse` gives the image back. Only the classifier on top of
-    it, batch norm, ReLU, spatial average and a linear layer, discards anything.
+    An invertible space-to-depth moves the image into channels. If the first stage is wider than
+    that, zero channels are appended (the *injective* model; without them it is the *bijective*
+    one). The two halves of the channels then pass through a stack of
+    :class:`~irevnet.reversible.coupling.CouplingBlock`. The final representation holds all the
+    information in the image, and :meth:`inverse` recovers the image from it. Only the classifier on
+    top of it (batch norm, ReLU, spatial average and a linear layer) discards information.
 
     Source: https://arxiv.org/abs/1802.07088, section 3 and table 1.
 
@@ -57,32 +57,33 @@ class IRevNet(nn.Module):
             checked at construction.
         num_classes: length of the logits.
         entry_factor: side of the blocks of pixels that the entry moves into channels.
-        entry_order: of these channels, and so which pixels go into which half: ``"channel"``, by
-            colour first, or ``"offset"``, by the place in a block first, as in the released code.
+        entry_order: order of these channels, which decides which pixels go into which half:
+            ``"channel"`` sorts by colour first, ``"offset"`` by the position in a block first, as
+            in the released code.
         normalization: mean and standard deviation of each channel, used to normalise images at
             the entry and undone by the inverse; None skips it.
         blocks: coupling blocks in each stage.
         strides: downsampling of the first block of each stage.
         half_channels: channels of one half of the state in each stage. S multiplies channels by
-            the square of its stride, so each entry is the one before times ``stride**2``; the
-            first decides how many zero channels are appended.
-        zeros: where the zero channels go, ``"after"`` the image's channels, as in the released
+            the square of its stride, so each entry is the previous one times ``stride**2``; the
+            first determines how many zero channels are appended.
+        zeros: where the zero channels go: ``"after"`` the image's channels, as in the released
             code, whose first F reads nothing but zeros, or ``"before"`` them.
-        kernel_sizes: of the three convolutions of F, odd.
+        kernel_sizes: kernel sizes of the three convolutions of F, odd.
         bottleneck_ratio: how many times narrower than a half the middle of F is.
         bottleneck_channels: width of the middle of F in each stage; overrides the ratio.
         stride_on: which convolution of F carries the stride, ``"first"`` (the paper) or
             ``"middle"``.
         dropout: probability of dropping a value inside F (the released CIFAR-10 network: 0.1).
-        backward: how gradients are made: ``"stored"`` keeps every activation for the backward
+        backward: how gradients are computed: ``"stored"`` keeps every activation for the backward
             pass, ``"reversible"`` recovers them from the representation, see
             :mod:`irevnet.reversible.stack`, ``"balanced"`` keeps the narrow ones inside F, see
             :mod:`irevnet.reversible.narrow`. Values and gradients are the same up to rounding.
-        streams: how the halves of the state are kept: ``"float"``, or ``"fixed"`` as int32 fixed
-            point, with which states come back to the bit and images rounded, see :meth:`inverse`
+        streams: how the halves of the state are kept: ``"float"``, or ``"fixed"`` for int32 fixed
+            point, which recovers states to the bit and images up to rounding, see :meth:`inverse`
             and :mod:`irevnet.reversible.streams`.
-        fraction_bits: binary digits behind the point of fixed-point streams, 8 to 24. They hold
-            magnitudes below ``2**(30 - fraction_bits)``: 16,384 at 16.
+        fraction_bits: binary digits after the point of fixed-point streams, 8 to 24. The streams
+            hold magnitudes below ``2**(30 - fraction_bits)``: 16,384 at 16.
 
     Raises:
         ValueError: if an argument or a combination of them cannot work; the message names the
@@ -190,16 +191,16 @@ class IRevNet(nn.Module):
         self.classifier = Classifier(self.channels, num_classes)
 
     def _make_block(self, residual: nn.Module, channels: int, stride: int) -> CouplingBlock:
-        """The block of an F that reads ``channels`` channels."""
+        """Makes the block of an F that reads ``channels`` channels."""
         return CouplingBlock(residual, stride)
 
     def _known_channels(self, entry: KnownChannels) -> list[KnownChannels]:
-        """What is the same for every image, from what is at the entry."""
+        """The known channels of the states, from those at the entry."""
         return known_channels(entry, self.blocks)
 
     @property
     def is_bijective(self) -> bool:
-        """Whether every representation is that of an image (no zero channels are appended)."""
+        """Whether every representation belongs to an image (no zero channels are appended)."""
         return self.zero_channels.channels == 0
 
     def extra_repr(self) -> str:
@@ -239,29 +240,29 @@ class IRevNet(nn.Module):
         """The images whose final representation is ``z``; undoes :meth:`encode`.
 
         It evaluates every F once, as :meth:`encode` does; an injective network whose first F reads
-        nothing but zeros also evaluates that F on zeros. Channels whose values are known to be
-        the same for every image (those that descend from appended zeros alone) are put back
-        to those values on the way, see :mod:`irevnet.reversible.known_channels`; of an injective
-        model, a ``z`` that no image has is thereby projected. Running statistics are never updated.
-        In training mode batch norm uses the statistics of the batch, so ``z`` must be the whole
-        batch that was encoded.
+        nothing but zeros also evaluates that F on zeros. Some channels are known to have the same
+        values for every image: those that descend from appended zeros alone. The inverse restores
+        these values on the way, see :mod:`irevnet.reversible.known_channels`; in an injective
+        model, this projects a ``z`` that no image has. Running statistics are never updated. In
+        training mode batch norm uses the statistics of the batch, so ``z`` must be the whole batch
+        that was encoded.
 
-        With fixed-point streams states come back to the bit if F is computed as :meth:`encode`
+        With fixed-point streams, states are recovered to the bit if F is computed as :meth:`encode`
         computed it: on the same device, with the same batch, layout, threads, mode and backend
-        flags. Images come back rounded to multiples of ``2**-fraction_bits`` (after normalisation),
-        so images of 256 grey levels are equal as uint8. An injective network can tell: the known
-        channels come back as they should, or something was different.
+        flags. Images are rounded to multiples of ``2**-fraction_bits`` (after normalisation), so
+        images with 256 grey levels are equal as uint8. An injective network can detect that F was
+        computed differently: its known channels then come back with other values.
 
         Args:
             z: representations ``(B, 2 * half_channels[-1], h, w)`` of the dtype that
                 :meth:`encode` returns.
-            verify: with fixed-point streams, whether to make sure: ``None`` by the known channels,
-                which costs nothing and only an injective network has; ``True`` by applying
-                the blocks to the recovered state again, which costs as much as the inverse;
-                ``False`` not at all. A bijective network gives every ``z`` an image and encodes
-                that as ``z`` again: it needs a checksum.
-            checksum: with fixed-point streams, what :meth:`checksum` gave for the images that were
-                encoded.
+            verify: with fixed-point streams, how to check that the inverse is exact: ``None``
+                compares the known channels, which costs nothing but needs an injective network;
+                ``True`` also applies the blocks to the recovered state again, which costs as much
+                as the inverse; ``False`` checks neither. In a bijective network every ``z`` has an
+                image that is encoded as ``z`` again, so only a checksum detects an error.
+            checksum: with fixed-point streams, the result of :meth:`checksum` for the images that
+                were encoded.
 
         Returns:
             Images ``(B, C, h * total_stride, w * total_stride)``.
@@ -276,16 +277,16 @@ class IRevNet(nn.Module):
         check_checksum(self._streams(), entry, checksum)
         if verify and self.streams == "fixed":
             with frozen_statistics(*self.blocks):
-                # The state, not the images: their rounding in normalisation may change it.
+                # Apply them to the state, not to the images, whose normalisation may round it.
                 again = merge(*couple(self.blocks, *entry, self._streams()))
             if not torch.equal(again, z):
                 raise ValueError(
-                    f"the inverse is not exact: encoding it again gives another z. {INEXACT}"
+                    f"the inverse is not exact: encoding it again gives a different z. {INEXACT}"
                 )
         return self._leave(*entry)
 
     def checksum(self, x: Tensor) -> Tensor:
-        """A number for each image, by which :meth:`inverse` checks that it is the same to the bit.
+        """A checksum of each image, with which :meth:`inverse` checks that it is exact to the bit.
 
         Args:
             x: images ``(B, C, H, W)`` as for :meth:`encode`.
@@ -294,7 +295,7 @@ class IRevNet(nn.Module):
             int64, ``(B,)``.
 
         Raises:
-            ValueError: if streams are not fixed-point, or ``x`` is none that :meth:`encode` takes.
+            ValueError: if streams are not fixed-point, or if :meth:`encode` does not accept ``x``.
         """
         streams = self._streams()
         return streams.checksum(*(streams.write(half) for half in self._enter(x)))
@@ -303,7 +304,7 @@ class IRevNet(nn.Module):
         """Logits ``(B, num_classes)`` of representations ``(B, 2 * half_channels[-1], h, w)``.
 
         Args:
-            z: as :meth:`encode` returns.
+            z: what :meth:`encode` returns.
 
         Raises:
             ValueError: if ``z`` has another shape or dtype.
@@ -356,8 +357,8 @@ class IRevNet(nn.Module):
         """The final representation in floating point, with gradients."""
         x_tilde, x = self._enter(x)
         if self.backward != "stored":
-            # A state with known channels is recovered inexactly in floating point: what reads it
-            # is recomputed from the image instead.
+            # A state with known channels is recovered inexactly in floating point: the blocks that
+            # read it are recomputed from the image instead.
             recomputed = max(0, len(self.known) - 1) if self.streams == "float" else 0
             return merged_reversible_stack(
                 self.blocks,
@@ -399,8 +400,8 @@ class IRevNet(nn.Module):
     def _known_values(self, z: Tensor, streams: Streams) -> list[tuple[Tensor, Tensor]]:
         if not self.known:
             return []
-        # Evaluated on as many zero images as z has, not on one: kernels chosen for another batch
-        # size may round differently, and the values are to be equal to the bit.
+        # Use as many zero images as z has, not one: kernels chosen for another batch size may round
+        # differently, and the values must be equal to the bit.
         shape = (z.shape[0], self.in_channels, *(n * self.total_stride for n in z.shape[2:]))
         zeros = torch.zeros(shape, dtype=self.classifier.linear.weight.dtype, device=z.device)
         x_tilde, x = (streams.write(half) for half in self._enter(zeros))
