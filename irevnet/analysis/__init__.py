@@ -1,1 +1,1 @@
-"""The paper's measurements as functions: numbers out, no plots. Needs ``irevnet[analysis]``."""
+"""The paper's measurements, as functions that return numbers. Needs ``irevnet[analysis]``."""

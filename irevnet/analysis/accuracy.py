@@ -38,12 +38,12 @@ def accuracy_of(accuracies: Sequence[float], images: int) -> Estimate:
     """Mean accuracy of the networks of a family.
 
     Args:
-        accuracies: of each network, 0 to 1.
-        images: on how many images each was measured.
+        accuracies: the accuracy of each network, 0 to 1.
+        images: number of images on which each was measured.
 
     Returns:
-        The mean over networks with Student's t interval at 95%; of one network, its share of
-        images with Wilson's score interval, whose ``n`` is ``images``.
+        The mean over networks with Student's t interval at 95%; for a single network, its accuracy
+        with Wilson's score interval, where ``n`` is ``images``.
     """
     if len(accuracies) == 1:
         return proportion(round(accuracies[0] * images), images)
@@ -51,7 +51,7 @@ def accuracy_of(accuracies: Sequence[float], images: int) -> Estimate:
 
 
 def spread(accuracies: Sequence[float]) -> float | None:
-    """Standard deviation over the networks of a family, or None of one network."""
+    """Standard deviation over the networks of a family, or None for one network."""
     return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
 
 
@@ -63,14 +63,14 @@ def baseline_differences(
     Args:
         correct_images: which test images the networks of each family get right,
             ``(networks, images)`` bool, by the family's name.
-        baselines: names of families to compare with; those that are not there are left out.
-        level: of each one-sided test, as 0.95. The interval is the one that both tests share: its
+        baselines: names of families to compare with; missing families are skipped.
+        level: level of each one-sided test, such as 0.95. Both tests share one interval, whose
             coverage is ``1 - 2 * (1 - level)``, see
             :func:`irevnet.analysis.statistics.difference_of_accuracies`.
 
     Returns:
         Estimates by ``FAMILY_minus_BASELINE``, whose ``n`` counts the networks of both. A family
-        of one network has no spread to compare by, and no entry.
+        of one network has no spread and therefore no entry.
     """
     several = {family: rows for family, rows in correct_images.items() if len(rows) > 1}
     return {
@@ -95,7 +95,7 @@ def variant_differences(
         level: as for :func:`baseline_differences`.
 
     Returns:
-        Estimates by ``FAMILY_minus_VARIANT``, where there are several networks of both.
+        Estimates by ``FAMILY_minus_VARIANT``, for pairs with several networks of both.
     """
     return {
         f"{family}_minus_{variant}": difference_of_accuracies(

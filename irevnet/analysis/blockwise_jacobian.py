@@ -1,9 +1,10 @@
-"""Whole Jacobians of i-RevNets, block after block: many times faster than row after row.
+"""Whole Jacobians of i-RevNets, computed block by block: many times faster than row by row.
 
-A block only moves values, but for its residual function F, and F is local: an output pixel depends
-on the input pixels of a small window. Its convolutions are linear, and what stands between them
-acts on every value by itself. So the derivatives of an output pixel by its window are a product of
-small matrices, and the Jacobian of the network is a product of sparse ones.
+Apart from its residual function F, a block only moves values, and F is local: an output pixel
+depends only on the input pixels of a small window. The convolutions of F are linear, and the layers
+between them act on every value separately. The derivatives of an output pixel with respect to its
+window are therefore a product of small matrices, and the Jacobian of the network is a product of
+sparse ones.
 """
 
 from typing import TypeGuard, cast
@@ -20,13 +21,13 @@ from irevnet.reversible.layers import split
 
 __all__ = ["has_coupling_blocks", "irevnet_jacobians"]
 
-# The convolutions of an F at a point, in order, each with the derivatives of the values that it
-# reads, (1, C, H, W), each by the value that batch norm and ReLU have made it from.
+# The convolutions of an F at a point, in order, each with the derivatives (1, C, H, W) of its input
+# values with respect to the values from which batch norm and ReLU computed them.
 Factors = list[tuple[nn.Conv2d, Tensor]]
 
 
 def has_coupling_blocks(model: nn.Module) -> TypeGuard[IRevNet]:
-    """Whether a network is an i-RevNet of coupling blocks alone, without strided projections."""
+    """Whether a network is an i-RevNet that has only coupling blocks, no strided projections."""
     return isinstance(model, IRevNet) and all(
         type(block) is CouplingBlock for block in model.blocks
     )
@@ -35,33 +36,33 @@ def has_coupling_blocks(model: nn.Module) -> TypeGuard[IRevNet]:
 def irevnet_jacobians(model: IRevNet, images: Tensor, *, memory: int = 2**28) -> Tensor:
     r"""The Jacobian of ``model.encode`` at each of several images.
 
-    Up to rounding it is what :func:`irevnet.analysis.jacobian.jacobians` gives. The Jacobians of
-    both halves by the image are carried from block to block,
+    Up to rounding, the result is that of :func:`irevnet.analysis.jacobian.jacobians`. The Jacobians
+    of both halves with respect to the image are propagated from block to block:
 
     .. math::
 
         \tilde J_{j+1} = S_{j+1} J_j, \qquad
         J_{j+1} = S_{j+1} \tilde J_j + \frac{\partial F_{j+1}}{\partial x_j} J_j.
 
-    The product of the last term is made with the derivatives of every output pixel of F by its
-    window, which are computed once for all columns, or by passing every column through F's linear
-    maps, whichever takes fewer multiplications. That a Jacobian which is known to be sparse takes
-    fewer derivatives is due to Curtis, Powell and Reid (1974),
-    https://doi.org/10.1093/imamat/13.1.117.
+    The product in the last term is computed in one of two ways, whichever takes fewer
+    multiplications: from the derivatives of every output pixel of F with respect to its window,
+    which are computed once for all columns, or by passing every column through F's linear maps.
+    The idea that a Jacobian of known sparsity takes fewer derivatives is due to Curtis, Powell and
+    Reid (1974), https://doi.org/10.1093/imamat/13.1.117.
 
     Args:
-        model: in evaluation mode, as batch statistics would let the images depend on each other;
-            with floating-point streams, as fixed-point ones have no derivative.
+        model: in evaluation mode, because batch statistics would make the images depend on each
+            other; with floating-point streams, because fixed-point ones have no derivative.
         images: ``(N, C, H, W)`` of the model's dtype, which is that of the result.
-        memory: bytes that windows, or columns on their way through F, may take at a time. On top
-            come an image's result and the halves' Jacobians, together two and a half times the
-            result at most.
+        memory: bytes that windows, or columns inside F, may take at a time. One image's result and
+            the halves' Jacobians take more memory, together at most two and a half times the
+            result.
 
     Returns:
-        ``(N, outputs, C * H * W)``, the derivative of every output by every pixel.
+        ``(N, outputs, C * H * W)``, the derivative of every output with respect to every pixel.
 
     Raises:
-        ValueError: if ``model`` is something else or not in that state, if ``images`` have another
+        ValueError: if ``model`` is another network or in another state, if ``images`` have another
             shape or dtype, or if ``memory`` is not positive.
     """
     if not has_coupling_blocks(model):
@@ -81,19 +82,19 @@ def irevnet_jacobians(model: IRevNet, images: Tensor, *, memory: int = 2**28) ->
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
     with torch.no_grad():
         columns = [_jacobian(model, image[None], memory) for image in images]
-    # Of one image, as a loop over images has it, nothing is copied.
+    # For a single image, as in a loop over images, nothing is copied.
     return (columns[0][None] if len(columns) == 1 else torch.stack(columns)).mT
 
 
 def _jacobian(model: IRevNet, image: Tensor, memory: int) -> Tensor:
-    """At one image ``(1, C, H, W)``, transposed: ``(C * H * W, outputs)``.
+    """The transposed Jacobian at one image ``(1, C, H, W)``: ``(C * H * W, outputs)``.
 
-    Columns of a half's Jacobian have the shape of the half and are kept ``(columns, height, width,
-    channels)``, so that the pixels of a line which are next to each other are one slice.
+    Columns of a half's Jacobian have the shape of the half and are kept as ``(columns, height,
+    width, channels)``, so that neighbouring pixels of a line form one slice.
     """
     states = model.states(image)
     _, x = split(next(states))
-    # The entry moves pixels and appends zeros: every pixel is numbered, from one, and found again.
+    # The entry moves pixels and appends zeros: numbering the pixels from one shows where they go.
     numbers = torch.arange(1, image.numel() + 1, device=image.device)
     entry = model.zero_channels(model.entry(numbers.view_as(image)))
     j_tilde, j = (
@@ -118,14 +119,14 @@ def _jacobian(model: IRevNet, image: Tensor, memory: int) -> Tensor:
 
 
 def _factors(residual: Bottleneck, x: Tensor) -> Factors:
-    """Of F at the half ``(1, C, H, W)`` that it reads."""
+    """The factors of F at the half ``(1, C, H, W)`` that it reads."""
     factors: Factors = []
     with torch.enable_grad():
         start = x.detach().requires_grad_()
         value = start.clone()  # ReLU may work in place
         for layer in residual:
             if isinstance(layer, nn.Conv2d):
-                # Every value depends on its own start alone: of the sum there is one derivative.
+                # Every value depends only on its own start: the sum's gradient has all derivatives.
                 (slope,) = torch.autograd.grad(value.sum(), start)
                 factors.append((layer, slope))
                 start = layer(value).detach().requires_grad_()
@@ -147,7 +148,7 @@ def _add_product(factors: Factors, j: Tensor, out: Tensor, memory: int) -> None:
         pixels *= conv.stride[0] ** 2
         largest = max(largest, channels * kernel**2 * slope.shape[1] * slope.itemsize)
     by_windows += columns * height * width * channels * kernel**2 * j.shape[3]
-    # Each step of either way has what it reads in memory beside what it writes.
+    # Each step of either method holds both its input and its output in memory.
     if by_windows < by_columns:
         _add_by_windows(factors, j, out, max(1, memory // (2 * largest)))
     else:
@@ -173,15 +174,16 @@ def _add_by_windows(factors: Factors, j: Tensor, out: Tensor, count: int) -> Non
 
 
 def _windows(factors: Factors, rows: Tensor, columns: Tensor) -> tuple[Tensor, int, int]:
-    """The derivatives of some output pixels of F by what they can depend on.
+    """The derivatives of some output pixels of F with respect to their windows.
 
-    Reverse mode, but of windows alone: that of the pixel at ``(row, column)`` begins at
-    ``(stride * row - padding, stride * column - padding)``, which may be beyond the border.
+    They are computed in reverse mode, within the windows alone. The window of the pixel at ``(row,
+    column)`` begins at ``(stride * row - padding, stride * column - padding)``, which may be beyond
+    the border.
 
     Args:
-        factors: of F.
-        rows: of the pixels, ``(P,)``.
-        columns: of the pixels, ``(P,)``.
+        factors: the factors of F.
+        rows: rows of the pixels, ``(P,)``.
+        columns: columns of the pixels, ``(P,)``.
 
     Returns:
         ``(P, out_channels, kernel, kernel, in_channels)``, stride and padding.
@@ -196,7 +198,7 @@ def _windows(factors: Factors, rows: Tensor, columns: Tensor) -> tuple[Tensor, i
         images = functional.conv_transpose2d(images, conv.weight, stride=conv.stride)
         kernel = images.shape[2]
         stride, padding = stride * conv.stride[0], padding * conv.stride[0] + int(conv.padding[0])
-        # Zero beyond the border, where a convolution reads a constant.
+        # Derivatives are zero beyond the border, where a convolution reads a constant.
         padded = functional.pad(slope[0], [padding] * 4)
         slopes = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)[:, rows, columns]
         windows = images.permute(0, 2, 3, 1).unflatten(0, (-1, channels))
@@ -205,7 +207,7 @@ def _windows(factors: Factors, rows: Tensor, columns: Tensor) -> tuple[Tensor, i
 
 
 def _add_by_columns(factors: Factors, j: Tensor, out: Tensor, count: int) -> None:
-    """:func:`_add_product` with ``count`` columns at a time, as images that F is applied to."""
+    """:func:`_add_product` with ``count`` columns at a time, as images for F's linear maps."""
     for images, sums in zip(j.split(count), out.split(count), strict=True):
         images = images.permute(0, 3, 1, 2)
         for conv, slope in factors:

@@ -1,4 +1,4 @@
-"""In how few dimensions simple classifiers tell classes apart (C7).
+"""How many dimensions simple classifiers need to tell classes apart (C7).
 
 Paper, section 4 (https://arxiv.org/abs/1802.07088): the classifiers of
 :mod:`irevnet.analysis.separation` on the first principal components of the final representation,
@@ -19,15 +19,15 @@ __all__ = ["by_dimension", "keep_components", "plateau", "principal_components",
 
 
 def principal_components(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Projects on the principal components of the training items.
+    """Projects onto the principal components of the training items.
 
     Args:
         train: ``(N, d)``.
         test: ``(M, d)``.
 
     Returns:
-        Projections ``(N, k)`` and ``(M, k)``, components by falling variance, and the share of
-        the variance that the first 1 to ``k`` components hold together, ``(k,)``.
+        Projections ``(N, k)`` and ``(M, k)``, with components in order of decreasing variance, and
+        the share of the variance in the first 1 to ``k`` components, ``(k,)``.
     """
     analysis = PCA(svd_solver="full").fit(train)
     cumulated = np.cumsum(analysis.explained_variance_ratio_)
@@ -43,21 +43,22 @@ def by_dimension(
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
 ) -> dict[str, list[float]]:
-    """What both classifiers get right on the first principal components of standardised features.
+    """Accuracies of both classifiers on the first principal components of standardised features.
 
     Args:
         train: ``(N, d)``, to which components and classifiers are fitted.
         train_labels: ``(N,)``.
         test: ``(M, d)``, on which they are scored.
         test_labels: ``(M,)``.
-        dimensions: numbers of components, rising; those from the number of all of them on are left
-            out, and all of them added.
+        dimensions: numbers of components, increasing. Those that reach the number of all
+            components are left out, and that number is added.
         penalties: see :func:`irevnet.analysis.separation.fit_svm`.
-        search_tolerance: as there.
+        search_tolerance: see the same function.
 
     Returns:
-        ``tried``, numbers of components; ``svm`` and ``knn``, test accuracies with so many;
-        ``penalty``, the one chosen; ``variance``, the share that the first 1, 2, ... hold.
+        ``tried``, numbers of components; for each of them, ``svm`` and ``knn``, test accuracies,
+        and ``penalty``, the chosen one; ``variance``, the share of the variance in the first 1, 2,
+        ... components.
     """
     projected, scored, variance = principal_components(*standardised(train, test))
     full = projected.shape[1]
@@ -74,18 +75,18 @@ def by_dimension(
 
 
 def keep_components(fitted: Tensor, z: Tensor, counts: Sequence[int]) -> Tensor:
-    """Representations of which only the first principal components are kept.
+    """Projects representations onto their first principal components.
 
     Args:
-        fitted: ``(N, ...)``, whose components they are.
-        z: ``(M, ...)``.
-        counts: how many to keep, each from 0 to the number of all; with 0 the mean is left.
+        fitted: ``(N, ...)``, the representations from which the components are computed.
+        z: ``(M, ...)``, the representations to project.
+        counts: numbers of components to keep, from 0 to that of all; with 0 the mean remains.
 
     Returns:
         ``(len(counts), M, ...)``, in the dtype of ``z``.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if a count is out of range.
     """
     analysis = PCA(svd_solver="full").fit(fitted.flatten(1).double().cpu().numpy())
     most = len(analysis.components_)
@@ -99,11 +100,11 @@ def keep_components(fitted: Tensor, z: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def plateau(dimensions: Sequence[float], accuracies: Sequence[float], tolerance: float) -> int:
-    """The smallest number of dimensions from which on accuracy stays near that of all.
+    """The smallest number of dimensions from which accuracy stays near that with all of them.
 
     Args:
-        dimensions: rising; the last is all of them.
-        accuracies: of a classifier that sees that many dimensions.
+        dimensions: numbers of dimensions, increasing; the last is that of all.
+        accuracies: accuracies of a classifier with each number of dimensions.
         tolerance: how far below the last accuracy still counts as the plateau.
     """
     start = dimensions[-1]
@@ -123,23 +124,24 @@ def summary(
     tolerance: float,
     test_images: int,
 ) -> dict[str, object]:
-    """A family's results from those of its networks, beside networks at initialisation.
+    """Summarises the results of a family's networks, compared with networks at initialisation.
 
     Args:
-        trained: what :func:`by_dimension` returns, of each network's final features.
-        initial: the same of networks at initialisation.
-        own_accuracies: of the trained networks on the same test images, by their own read-out.
+        trained: what :func:`by_dimension` returns for each network's final features.
+        initial: the same for networks at initialisation.
+        own_accuracies: accuracies of the trained networks' own read-outs on the same test images.
         classes: number of classes.
         tolerance: see :func:`plateau`.
-        test_images: how many accuracies are of.
+        test_images: number of images on which accuracies were measured.
 
     Returns:
-        Estimates with intervals over networks (of one network, of accuracies over test images), for
-        each classifier: ``*_plateau``, in components; ``*_per_class``, divided by the number of
-        classes; ``*_plateau_share``, of all components; ``*_against_initial``, divided by the mean
-        plateau at initialisation; ``variance_at_*_plateau``; ``*_accuracy``, on all components. And
-        ``initial_*_plateau``, a mean; ``readout_loss``, the network's own accuracy minus that of
-        the linear machine on all components, a linear read-out.
+        For each classifier, estimates with intervals over networks (for a single network,
+        accuracies have intervals over test images): ``*_plateau``, in components;
+        ``*_per_class``, the plateau divided by the number of classes; ``*_plateau_share``, divided
+        by the number of components; ``*_against_initial``, divided by the mean plateau at
+        initialisation; ``variance_at_*_plateau``; ``*_accuracy``, on all components. Also
+        ``initial_*_plateau``, a mean, and ``readout_loss``, the network's own accuracy minus that
+        of the linear support vector machine on all components, which is a linear read-out.
     """
     tried = trained[0]["tried"]
     full = int(tried[-1])

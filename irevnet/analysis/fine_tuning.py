@@ -1,7 +1,7 @@
 """Further training of the last block alone, with dropout (claim C5).
 
 The manuscript as submitted to ICLR (OpenReview HJsjkMb0Z, October 2017) shows paths between
-representations of a network whose last layer was fine-tuned with dropout, as they looked nicer.
+representations of a network whose last layer was fine-tuned with dropout, which looked nicer.
 """
 
 import copy
@@ -29,11 +29,11 @@ _LEFT_OUT = ("residual_scale", "sides", "schedule", "milestones", "decay", "aver
 
 
 def gentle_recipe(recipe: Mapping[str, Any], epochs: int) -> TrainingConfig:
-    """The recipe of a network for a few more epochs: a tenth of its learning rates, one cycle.
+    """A network's recipe for a few more epochs: a tenth of its learning rates, one cycle.
 
     Args:
         recipe: arguments of :class:`~irevnet.training.config.TrainingConfig`.
-        epochs: in place of the recipe's.
+        epochs: number of epochs, in place of the recipe's.
     """
     kept = {name: value for name, value in recipe.items() if name not in _LEFT_OUT}
     rates = {name: kept[name] / 10 for name in kept if name.endswith("learning_rate")}
@@ -45,19 +45,19 @@ def with_last_block_fine_tuned(
 ) -> IRevNet:
     """A copy of a trained network whose last block and read-out are trained further.
 
-    All blocks before the last one stay as they are, batch norm's running statistics included, and
-    in evaluation mode. Values that enter the last convolution of the last F are dropped at random,
+    All blocks before the last one stay in evaluation mode and do not change, including batch norm's
+    running statistics. Values that enter the last batch norm of the last F are dropped at random,
     where the released code has its dropout.
 
     Args:
-        model: trained, with float streams; stays as it is.
+        model: trained, with float streams; it is not modified.
         data: as for :func:`irevnet.training.trainer.train`.
         config: the recipe.
         dropout: probability of dropping a value, in [0, 1).
-        seed: of order, augmentation and dropout.
+        seed: seed of order, augmentation and dropout.
 
     Returns:
-        In evaluation mode, where nothing is dropped, on the model's device.
+        The copy, on the model's device, in evaluation mode, which drops no values.
 
     Raises:
         ValueError: if ``dropout`` is out of range, or the recipe does not fit.
@@ -73,7 +73,7 @@ def with_last_block_fine_tuned(
 
 
 class _LastBlock(nn.Module):
-    """A network as a classifier of which the last block and the read-out alone are trained."""
+    """A network as a classifier of which only the last block and the read-out are trained."""
 
     def __init__(self, model: IRevNet) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _LastBlock(nn.Module):
 
 @contextmanager
 def _dropped(residual: nn.Sequential, probability: float) -> Iterator[None]:
-    """Has F drop values before its last batch norm, in training mode."""
+    """Makes F drop values before its last batch norm, in training mode."""
 
     def drop(norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
         return (functional.dropout(inputs[0], probability, norm.training),)

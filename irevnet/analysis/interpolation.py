@@ -27,9 +27,9 @@ class Confidence:
     """Softmax probabilities of a network along paths, each ``(P, steps)``.
 
     Args:
-        start: of the class of the path's start.
-        end: of the class of its end.
-        largest: of whichever class is the most probable.
+        start: probability of the class of the path's start.
+        end: probability of the class of its end.
+        largest: probability of the most probable class.
     """
 
     start: Tensor
@@ -42,33 +42,33 @@ def choose_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Draws pairs of images of the same class, or of different ones, no image twice.
 
-    Images come in random order, and each is paired with the first one before it that fits and is
-    still alone.
+    Images are taken in random order. Each is paired with the first earlier one that fits and has no
+    partner yet.
 
     Args:
         labels: ``(N,)`` int64.
         count: pairs to draw.
-        generator: on the CPU; its state alone decides which.
+        generator: on the CPU; its state alone determines the pairs.
         same_class: whether the two of a pair have the same label.
 
     Returns:
         Indices of the starts and of the ends, ``(count,)`` int64 on the CPU.
 
     Raises:
-        ValueError: if not that many pairs are found.
+        ValueError: if fewer pairs are found.
     """
     classes = labels.tolist()
-    alone: list[int] = []
+    unpaired: list[int] = []
     pairs: list[tuple[int, int]] = []
     for index in torch.randperm(len(classes), generator=generator).tolist():
         if len(pairs) == count:
             break
-        fits = (other for other in alone if (classes[other] == classes[index]) == same_class)
+        fits = (other for other in unpaired if (classes[other] == classes[index]) == same_class)
         partner = next(fits, None)
         if partner is None:
-            alone.append(index)
+            unpaired.append(index)
         else:
-            alone.remove(partner)
+            unpaired.remove(partner)
             pairs.append((partner, index))
     if len(pairs) < count:
         kind = "the same class" if same_class else "different classes"
@@ -123,7 +123,7 @@ def midpoints(model: IRevNet, start: Tensor, end: Tensor) -> Tensor:
 
 @torch.no_grad()
 def confidence(model: nn.Module, path: Tensor, start: Tensor, end: Tensor) -> Confidence:
-    """What a network says about the images of paths, as they are: not clipped.
+    """A network's class probabilities for the images of paths, which are not clipped.
 
     Args:
         model: any classifier in evaluation mode.
@@ -137,15 +137,15 @@ def confidence(model: nn.Module, path: Tensor, start: Tensor, end: Tensor) -> Co
     check_evaluation_mode(model)
     probabilities = model(path.flatten(0, 1)).softmax(dim=1).unflatten(0, path.shape[:2])
     steps = path.shape[1]
-    of_start, of_end = (
+    start_probability, end_probability = (
         probabilities.gather(2, labels.view(-1, 1, 1).expand(-1, steps, 1)).squeeze(2)
         for labels in (start, end)
     )
-    return Confidence(of_start, of_end, probabilities.amax(dim=2))
+    return Confidence(start_probability, end_probability, probabilities.amax(dim=2))
 
 
 def range_excess(images: Tensor) -> Tensor:
-    """Mean distance of the pixels to the range [0, 1] of images, ``(N, ...)`` to ``(N,)``."""
+    """Mean distance of images' pixels from the range [0, 1], ``(N, ...)`` to ``(N,)``."""
     return (images - images.clamp(0, 1)).abs().flatten(1).mean(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""How exactly an image comes back from its representation (claims C1 and C9)."""
+"""How exactly an image is recovered from its representation (claims C1 and C9)."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Images, what came back of them, and the error of each.
+    """Images, their reconstructions, and the error of each.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1].
@@ -57,14 +57,14 @@ class Reconstruction:
 
 
 def summarise(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
-    """What comes back over several networks; the network is the unit.
+    """Summarises reconstructions by several networks; the network is the statistical unit.
 
     Args:
-        reconstructions: of the same images, one per trained network.
+        reconstructions: reconstructions of the same images, one per trained network.
 
     Returns:
         ``relative_error``, the mean over networks of the mean over images, with its interval;
-        ``equal_as_uint8``, the share of images that come back exactly, over all networks;
+        ``equal_as_uint8``, the share of images that are equal as uint8, over all networks;
         ``largest_relative_error``; ``relative_errors`` and ``shares_equal``, a number per network.
     """
     errors = [one.relative_error.mean().item() for one in reconstructions]
@@ -119,21 +119,21 @@ def reconstruct(model: IRevNet, images: Tensor, batch_size: int = 256) -> Recons
 
 
 def moved_back(model: IRevNet, state: Tensor, depth: int) -> Tensor:
-    """A state as a picture: the image of which it would be the state if all F were zero.
+    """Shows a state as a picture: the image that would have this state if all F were zero.
 
-    Without F, an i-RevNet only moves values, so a bijective network's state has a place for each
-    in the image. Normalisation is undone: at depth 0 the picture is the image.
+    Without F, an i-RevNet only moves values, so every value in the state of a bijective network has
+    a place in the image. Normalisation is undone: at depth 0 the picture is the image.
 
     Args:
         model: a bijective one, with floating-point streams.
         state: ``(B, channels, h, w)``, one of :meth:`~irevnet.network.model.IRevNet.states`.
-        depth: its number, 0 to ``len(model.blocks)``.
+        depth: index of the state, 0 to ``len(model.blocks)``.
 
     Returns:
-        ``(B, C, H, W)``, the same values but for normalisation.
+        ``(B, C, H, W)``, the same values apart from normalisation.
 
     Raises:
-        ValueError: if the network is not bijective: it has more values than an image.
+        ValueError: if the network is not bijective, so that a state has more values than an image.
     """
     if not model.is_bijective:
         raise ValueError("model must be bijective: a wider state has no place in the image")
@@ -146,14 +146,14 @@ def moved_back(model: IRevNet, state: Tensor, depth: int) -> Tensor:
 
 @torch.no_grad()
 def there_and_back(model: IRevNet, images: Tensor) -> Tensor:
-    """All states on the way to the representation and on the way back, as :func:`moved_back`.
+    """All states on the way to the representation and back, as :func:`moved_back` shows them.
 
     Args:
         model: a bijective one, in evaluation mode, with floating-point streams.
         images: ``(B, C, H, W)``.
 
     Returns:
-        ``(B, 2, len(model.blocks) + 1, C, H, W)``: there and back, both by depth.
+        ``(B, 2, len(model.blocks) + 1, C, H, W)``: the way there and the way back, both by depth.
 
     Raises:
         ValueError: if the model is in training mode or not bijective.
@@ -170,9 +170,9 @@ def there_and_back(model: IRevNet, images: Tensor) -> Tensor:
 
 @contextmanager
 def known_channels_ignored(model: IRevNet) -> Iterator[None]:
-    """Lets ``model`` invert every channel, as if nothing were known of any.
+    """Makes ``model`` invert every channel, as if it knew no channel's values.
 
-    That is the paper's plain inverse, and the released code's; see
+    This is the plain inverse of the paper and of the released code; see
     :mod:`irevnet.reversible.known_channels`.
     """
     known = model.known
@@ -187,12 +187,12 @@ def known_channels_ignored(model: IRevNet) -> Iterator[None]:
 def random_representations(
     model: IRevNet, images: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Gaussian representations with the mean and spread that images' have in each channel.
+    """Gaussian representations with the channel means and spreads of images' representations.
 
     Args:
         model: in evaluation mode.
-        images: ``(N, C, H, W)``, whose representations set mean and spread.
-        count: how many to draw.
+        images: ``(N, C, H, W)``, whose representations determine mean and spread.
+        count: number of representations to draw.
         generator: on the CPU.
 
     Returns:

@@ -1,8 +1,8 @@
 """Singular values of Jacobians that do not fit into memory (claim C4).
 
-That of a photograph of 224 pixels has 150,528 columns, and that of the paper's window of 100 pixels
-30,000. Products with it and with its transpose are a forward-mode and a backward pass each, and
-Lanczos' method needs nothing else.
+The Jacobian at a photograph of 224 x 224 pixels has 150,528 columns, and that in the paper's window
+of 100 x 100 pixels has 30,000. A product with the Jacobian takes one forward-mode pass, a product
+with its transpose one backward pass, and Lanczos' method needs nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,13 +32,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PartialSpectrum:
-    """The two ends of a Jacobian's spectrum, and the energy of all of it.
+    """The two ends of a Jacobian's spectrum, and its total energy.
 
     Args:
-        leading: the largest singular values, falling, ``(k,)`` float64.
-        trailing: the smallest, falling, ``(m,)`` float64; none if ``m`` is 0.
+        leading: the largest singular values, decreasing, ``(k,)`` float64.
+        trailing: the smallest, decreasing, ``(m,)`` float64; none if ``m`` is 0.
         energy: the sum of all squared singular values.
-        dimensions: how many singular values there are.
+        dimensions: number of all singular values.
     """
 
     leading: Tensor
@@ -47,9 +47,9 @@ class PartialSpectrum:
     dimensions: int
 
     def condition_number(self) -> float:
-        """The largest singular value over the smallest that is known.
+        """The largest singular value over the smallest known one.
 
-        Without trailing ones it is a lower bound.
+        Without trailing values it is a lower bound.
         """
         known = torch.cat([self.leading, self.trailing])
         return (known[0] / known[-1]).item()
@@ -61,7 +61,7 @@ class PartialSpectrum:
 
 
 def as_operator(function: Callable[[Tensor], Tensor], image: Tensor) -> LinearOperator:
-    """The Jacobian of a function at an image, as its products with vectors.
+    """The Jacobian of a function at an image, as an operator that multiplies vectors.
 
     Args:
         function: ``(1, C, H, W)`` to ``(1, ...)``, such as a network's ``encode`` in evaluation
@@ -74,7 +74,7 @@ def as_operator(function: Callable[[Tensor], Tensor], image: Tensor) -> LinearOp
     point = image.detach()
     with torch.enable_grad():
         pixels = point.clone().requires_grad_()
-        # The forward pass is made once for all products with the transpose.
+        # One forward pass serves all products with the transpose.
         out = function(pixels)
 
     def times(vector: np.ndarray) -> np.ndarray:
@@ -104,29 +104,29 @@ def extreme_singular_values(
 ) -> Tensor:
     """The largest singular values of a Jacobian, or the smallest, by ARPACK.
 
-    The smallest lie close together, and converge many times as slowly as the largest. Those of a
-    bijective network at a whole image are the inverses of the largest of its inverse, which are
-    found as fast.
+    The smallest lie close together and converge many times more slowly than the largest. For a
+    bijective network at a whole image, they are the reciprocals of the largest singular values of
+    the inverse's Jacobian, which converge fast.
 
     Args:
         function: as for :func:`as_operator`.
         image: ``(1, C, H, W)``, in float64 where small values matter.
-        count: how many, less than either side of the Jacobian.
-        largest: which end.
-        most_steps: of ARPACK before it gives up; by default ten times the smaller side.
-        seed: of the vector that it starts from.
+        count: number of values, less than either side of the Jacobian.
+        largest: whether to find the largest values, or else the smallest.
+        most_steps: most steps that ARPACK takes; by default ten times the smaller side.
+        seed: seed of the start vector.
 
     Returns:
-        ``(count,)`` float64, falling, on the CPU.
+        ``(count,)`` float64, decreasing, on the CPU.
 
     Raises:
-        ValueError: if ``count`` does not fit.
-        RuntimeError: if it gives up (SciPy's ``ArpackNoConvergence``).
+        ValueError: if ``count`` is out of range.
+        RuntimeError: if ARPACK does not converge (SciPy's ``ArpackNoConvergence``).
     """
     end = "LM" if largest else "SM"
     options = {"which": end, "maxiter": most_steps, "return_singular_vectors": False}
     values = _arpack("count", count, as_operator(function, image), seed, **options)
-    return _falling(values)
+    return _decreasing(values)
 
 
 def partial_spectrum(
@@ -141,22 +141,23 @@ def partial_spectrum(
 ) -> PartialSpectrum:
     """The largest and the smallest singular values of a representation's Jacobian, and its energy.
 
-    The energy is that of the leading values, and of the rest what random directions estimate in
-    which no leading direction is left (Meyer et al., 2021, https://arxiv.org/abs/2010.09649).
+    The energy is that of the leading values plus an estimate of the rest. The estimate uses random
+    directions from which the leading ones are removed (Meyer et al., 2021,
+    https://arxiv.org/abs/2010.09649).
 
     Args:
         model: a network with a method ``encode``, in evaluation mode.
         image: ``(1, C, H, W)``, of the model's dtype.
-        leading: how many of the largest.
-        trailing: how many of the smallest. At a whole image of a bijective network they are found
-            by its inverse, else slowly.
+        leading: number of largest values.
+        trailing: number of smallest values. For a bijective network at a whole image they are
+            found with its inverse, otherwise slowly.
         window: if not 0, only the pixels of a square of that side in the middle vary.
-        probes: directions by which the rest of the energy is estimated, 2 or more.
-        seed: of these, and of the vectors that iterations start from.
+        probes: number of directions from which the rest of the energy is estimated, 2 or more.
+        seed: seed of these directions and of the start vectors.
 
     Raises:
-        ValueError: if a number does not fit, or if the model is in training mode.
-        RuntimeError: if the iteration gives up (SciPy's ``ArpackNoConvergence``).
+        ValueError: if a number is out of range, or if the model is in training mode.
+        RuntimeError: if the iteration does not converge (SciPy's ``ArpackNoConvergence``).
     """
     check_evaluation_mode(model)
     function: Callable[[Tensor], Tensor] = cast("Encoder", model).encode
@@ -166,7 +167,7 @@ def partial_spectrum(
     operator = as_operator(function, point)
     options = {"return_singular_vectors": "u"}
     vectors, unsorted, _ = _arpack("leading", leading, operator, seed, **options)
-    values = _falling(unsorted)
+    values = _decreasing(unsorted)
     remaining_energy, _ = total_energy(function, point, probes, seed, without=vectors)
     trailing_values = torch.empty(0, dtype=torch.float64)
     if trailing and isinstance(model, IRevNet) and model.is_bijective and not window:
@@ -184,7 +185,7 @@ def partial_spectrum(
 
 
 def _arpack(name: str, count: int, operator: LinearOperator, seed: int, **options: Any) -> Any:  # noqa: ANN401
-    """What ``svds`` finds of an operator, from a random vector; ``name`` is that of ``count``."""
+    """Calls ``svds`` with a random start vector; ``name`` is the argument that is ``count``."""
     check_positive(name, count)
     side = min(operator.shape)
     if count >= side:
@@ -195,26 +196,27 @@ def _arpack(name: str, count: int, operator: LinearOperator, seed: int, **option
     return svds(operator, k=count, v0=start, **options)
 
 
-def _falling(values: np.ndarray) -> Tensor:
+def _decreasing(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.sort(values)[::-1].astype(np.float64))
 
 
 def summary(
     spectra: Sequence[PartialSpectrum], share: float, *, windowed: bool = False
 ) -> dict[str, Any]:
-    """What parts of spectra at several images say.
+    """Summarises partial spectra at several images.
 
     Args:
-        spectra: of one network.
-        share: of the energy for which directions are counted.
+        spectra: partial spectra of one network.
+        share: share of the energy for which directions are counted.
         windowed: as for :func:`irevnet.analysis.jacobian.summary`.
 
     Returns:
         ``condition_number``, a ``lower_bound`` in a window or without trailing values;
-        ``leading_energy``, the share that leading directions carry; ``energy_share``, the share
-        of the directions that carry ``share``, if leading ones do at every image, both with the
-        interval of :func:`~irevnet.analysis.statistics.mean_of_shares`; ``leading`` and
-        ``dimensions``, how many there are.
+        ``leading_energy``, the share of the energy that leading directions carry;
+        ``energy_share``, the share of all directions that carries ``share`` of the energy, present
+        only if the leading ones suffice at every image. Both have the interval of
+        :func:`~irevnet.analysis.statistics.mean_of_shares`. ``leading`` and ``dimensions`` are the
+        numbers of leading and of all singular values.
     """
     first = spectra[0]
     conditions = torch.tensor([one.condition_number() for one in spectra])
@@ -244,16 +246,16 @@ def total_energy(
 ) -> tuple[float, float]:
     """The sum of all squared singular values, estimated from random directions.
 
-    The mean of ``|J^T v|^2`` over random signs ``v`` (Hutchinson, 1990,
+    It is the mean of ``|J^T v|^2`` over random signs ``v`` (Hutchinson, 1990,
     https://doi.org/10.1080/03610919008812866).
 
     Args:
         function: as for :func:`as_operator`.
         image: ``(1, C, H, W)``.
-        probes: how many directions, 2 or more.
-        seed: of their signs.
-        without: orthonormal directions among the outputs, ``(outputs, k)``, whose energy is left
-            out.
+        probes: number of directions, 2 or more.
+        seed: seed of their signs.
+        without: orthonormal directions among the outputs, ``(outputs, k)``, whose energy is
+            excluded.
 
     Returns:
         The estimate and its standard error.

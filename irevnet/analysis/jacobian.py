@@ -42,24 +42,25 @@ def jacobians(
 ) -> Tensor:
     """The Jacobian of a function of one image at each of several images.
 
-    Of the two sides the smaller is gone through, many directions at a time: rows by reverse mode,
-    on a batch of copies of the image whose forward pass is made once; columns by forward mode, by
+    The directions of the smaller side are computed, many at a time: rows in reverse mode, from one
+    forward pass of a batch of copies of the image; columns in forward mode, with
     ``torch.func.vmap`` of ``torch.func.jvp``.
 
     Args:
-        function: ``(B, C, H, W)`` to ``(B, ...)``, each item from its own image alone (a network
-            in evaluation mode).
+        function: ``(B, C, H, W)`` to ``(B, ...)``, where each item depends only on its own image
+            (a network in evaluation mode).
         images: ``(N, C, H, W)``; their dtype is that of the result.
-        memory: bytes that the directions computed at a time may take, by :func:`direction_bytes`.
-            The result comes on top. On a CPU more than the default is not faster.
+        memory: bytes that the directions computed together may take, as :func:`direction_bytes`
+            estimates them. The result takes more memory. On a CPU, more than the default is not
+            faster.
         side: ``"rows"`` or ``"columns"``; None for the smaller, rows if both are equal.
 
     Returns:
-        ``(N, outputs, C * H * W)``, the derivative of every output by every pixel.
+        ``(N, outputs, C * H * W)``, the derivative of every output with respect to every pixel.
 
     Raises:
-        ValueError: if ``memory`` is not positive, or ``side`` is something else; if ``function`` is
-            a network, or a method of one, in training mode.
+        ValueError: if ``memory`` is not positive, or ``side`` is none of these; if ``function`` is
+            a network, or a method of a network, in training mode.
     """
     network = getattr(function, "__self__", function)
     if isinstance(network, nn.Module):
@@ -75,24 +76,24 @@ def jacobians(
         side = "rows" if outputs <= pixels else "columns"
     directions = outputs if side == "rows" else pixels
     fitting = max(1, int(memory // direction_bytes(function, images[0])))
-    # Chunks of the same size: the last would otherwise take as long for fewer directions.
+    # Chunks of about equal size: a smaller last one would take as long as the others.
     count = math.ceil(directions / math.ceil(directions / fitting))
     compute = _rows if side == "rows" else _columns
     return torch.stack([compute(function, image, outputs, count) for image in images])
 
 
 def direction_bytes(function: Callable[[Tensor], Tensor], image: Tensor) -> int:
-    """What one more row or column computed at a time adds to the memory in use, in bytes.
+    """Bytes of memory that each row or column needs when several are computed together.
 
-    Measured: what one more image in a batch has autograd save, which is what a row needs, and
-    the row's two ends, twice, as a gradient is made from another one. A column needs less, as
-    forward mode keeps nothing for later.
+    It is measured for a row: the bytes that autograd saves for one more image in a batch, plus
+    twice the sizes of the image and of the output, because each gradient is computed from another
+    one. A column needs less, because forward mode keeps nothing for later.
 
     Args:
         function: as for :func:`jacobians`.
         image: ``(C, H, W)``.
     """
-    # Parameters are saved once, whatever the batch: the difference does not have them.
+    # Parameters are saved once, whatever the batch, so the difference excludes them.
     one, two = (saved_bytes(functools.partial(function, _copies(image, n))) for n in (1, 2))
     with torch.no_grad():
         row = function(image[None])
@@ -100,7 +101,7 @@ def direction_bytes(function: Callable[[Tensor], Tensor], image: Tensor) -> int:
 
 
 def _copies(image: Tensor, count: int) -> Tensor:
-    """``count`` copies of an image, in the format in which convolutions on a CPU are fastest."""
+    """``count`` copies of an image, in the memory format with the fastest convolutions on a CPU."""
     copies = image.detach().expand(count, *image.shape)
     return copies.contiguous(memory_format=torch.channels_last).requires_grad_()
 
@@ -131,7 +132,7 @@ def _columns(
     def derivative(direction: Tensor) -> Tensor:
         return torch.func.jvp(function, (point,), (direction,))[1]
 
-    # Not torch.func.linearize: it saves a forward pass per chunk, and takes seconds to trace one.
+    # torch.func.linearize would save a forward pass per chunk but takes seconds to trace one.
     columns = torch.func.vmap(derivative)
     with forward_mode():
         for start in range(0, pixels, count):
@@ -145,9 +146,9 @@ def _columns(
 
 @contextmanager
 def forward_mode() -> Iterator[None]:
-    """For what :func:`torch.func.jvp` is called in: no graph, and no warning of torch's own.
+    """A context for calls of :func:`torch.func.jvp`, without a graph or torch's own warnings.
 
-    Its forward mode uses a deprecated part of torch when it is first called.
+    The first call of its forward mode uses a deprecated part of torch.
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
@@ -156,7 +157,7 @@ def forward_mode() -> Iterator[None]:
 
 
 def spectra(jacobian: Tensor) -> Tensor:
-    """Singular values of Jacobians ``(N, outputs, inputs)``, falling, ``(N, k)``.
+    """Singular values of Jacobians ``(N, outputs, inputs)``, decreasing, ``(N, k)``.
 
     ``k`` is the smaller of ``outputs`` and ``inputs``.
     """
@@ -166,22 +167,22 @@ def spectra(jacobian: Tensor) -> Tensor:
 def windowed(
     function: Callable[[Tensor], Tensor], image: Tensor, side: int
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """A function of the pixels in the middle of an image, the others held fixed.
+    """A function of the pixels in the middle of an image, with the others held fixed.
 
-    The paper takes the Jacobian of a photograph so, in a window of 100 x 100 pixels: as many
-    columns as pixels vary, whatever the size of the image.
+    The paper computes the Jacobian at a photograph this way, in a window of 100 x 100 pixels. The
+    Jacobian has one column for every value that varies, whatever the size of the image.
 
     Args:
         function: as for :func:`jacobians`.
         image: ``(C, H, W)``.
-        side: of the square of pixels.
+        side: side of the square of pixels.
 
     Returns:
-        The function, of ``(B, C, side, side)``, and what the image has there, of that shape with
-        ``B = 1``.
+        The function, of ``(B, C, side, side)``, and the image's own pixels there,
+        ``(1, C, side, side)``.
 
     Raises:
-        ValueError: if the square is not positive or does not fit.
+        ValueError: if ``side`` is not positive or the square does not fit into the image.
     """
     height, width = image.shape[1:]
     if not 1 <= side <= min(height, width):
@@ -202,19 +203,20 @@ def windowed(
 def singular_values(
     model: nn.Module, images: Tensor, *, memory: int = 2**28, window: int = 0
 ) -> Tensor:
-    """:func:`spectra` of the Jacobians of ``model.encode``, with one of them in memory at a time.
+    """The :func:`spectra` of the Jacobians of ``model.encode``, computed one image at a time.
 
-    They are those of :func:`~irevnet.analysis.blockwise_jacobian.irevnet_jacobians` for an
-    i-RevNet of coupling blocks alone, else of :func:`jacobians`.
+    For an i-RevNet with only coupling blocks, and without a window, the Jacobians come from
+    :func:`~irevnet.analysis.blockwise_jacobian.irevnet_jacobians`, otherwise from
+    :func:`jacobians`.
 
     Args:
         model: a network with a method ``encode``, in evaluation mode.
         images: ``(N, C, H, W)``.
-        memory: as for either.
-        window: if not 0, :func:`windowed` by a square of that side.
+        memory: as for either function.
+        window: if not 0, side of the square to which :func:`windowed` restricts the pixels.
 
     Returns:
-        ``(N, k)``, falling, on the CPU.
+        ``(N, k)``, decreasing, on the CPU.
 
     Raises:
         ValueError: if the model is in training mode.
@@ -233,15 +235,15 @@ def singular_values(
 
 
 def numerical_rank(singular_values: Tensor, outputs: int, inputs: int) -> Tensor:
-    """How many singular values are above rounding, ``(N, k)`` to ``(N,)`` int64.
+    """The number of singular values above rounding error, ``(N, k)`` to ``(N,)`` int64.
 
     The bound is the usual one of numpy's and torch's ``matrix_rank``: the largest singular value
     times the longer side of the matrix times the spacing of its dtype at one.
 
     Args:
-        singular_values: ``(N, k)``, falling, in the dtype in which the Jacobian was computed.
-        outputs: of the function, one side of the matrix.
-        inputs: of the function, the other side: pixels that vary.
+        singular_values: ``(N, k)``, decreasing, in the dtype in which the Jacobian was computed.
+        outputs: number of outputs of the function, one side of the matrix.
+        inputs: number of inputs, the pixels that vary, the other side.
     """
     bound = singular_values[:, :1] * max(outputs, inputs) * torch.finfo(singular_values.dtype).eps
     return (singular_values > bound).sum(dim=1)
@@ -251,10 +253,10 @@ def condition_number(singular_values: Tensor, rank: Tensor | None = None) -> Ten
     """The largest singular value over the smallest, ``(N, k)`` to ``(N,)``.
 
     Args:
-        singular_values: ``(N, k)``, falling.
-        rank: ``(N,)`` int64, 1 to ``k``, of :func:`numerical_rank`: the smallest is then that
-            of the directions that are not lost. Without it, a map that loses one is infinitely
-            ill-conditioned.
+        singular_values: ``(N, k)``, decreasing.
+        rank: ``(N,)`` int64, 1 to ``k``, from :func:`numerical_rank`; the smallest value is then
+            taken over the directions that are not lost. Without a rank, a map that loses a
+            direction is infinitely ill-conditioned.
     """
     if rank is None:
         return singular_values[:, 0] / singular_values[:, -1]
@@ -265,8 +267,8 @@ def energy_dimensions(singular_values: Tensor, share: float) -> Tensor:
     """How many directions carry ``share`` of the energy, the sum of squared singular values.
 
     Args:
-        singular_values: ``(N, k)``, falling.
-        share: of the energy, 0 to 1.
+        singular_values: ``(N, k)``, decreasing.
+        share: share of the energy, 0 to 1.
 
     Returns:
         ``(N,)`` int64, 1 to ``k``.
@@ -278,9 +280,9 @@ def energy_dimensions(singular_values: Tensor, share: float) -> Tensor:
 def log_determinant(singular_values: Tensor) -> Tensor:
     """Natural logarithm of the volume change, ``(N, k)`` to ``(N,)``.
 
-    Of a map into more dimensions it is that of the volume within its range; minus infinity where
-    a direction is lost. Zero for a bijective i-RevNet, whose blocks shift one half by a function
-    of the other and whose downsampling only moves values.
+    For a map into more dimensions, the volume is measured within its range. The result is minus
+    infinity if a direction is lost, and zero for a bijective i-RevNet, whose blocks shift one half
+    by a function of the other and whose downsampling only moves values.
     """
     return singular_values.log().sum(dim=1)
 
@@ -295,27 +297,28 @@ def summary(
     preserves_volume: bool = False,
     windowed: bool = False,
 ) -> dict[str, Any]:
-    """What the spectra at several images say about one network.
+    """Summarises the spectra of one network at several images.
 
     Args:
-        singular_values: ``(N, k)``, falling, ``N`` at least 2, on the CPU.
-        share: of the energy for which directions are counted.
-        outputs: of the function.
-        inputs: of the function: pixels that vary.
-        invertible: whether no direction is lost, however small its singular value; where one may
-            be, the condition number is that of the others.
+        singular_values: ``(N, k)``, decreasing, ``N`` at least 2, on the CPU.
+        share: share of the energy for which directions are counted.
+        outputs: number of outputs of the function.
+        inputs: number of inputs of the function, the pixels that vary.
+        invertible: whether no direction can be lost, however small its singular value; otherwise
+            the condition number is that of the directions that are not lost.
         preserves_volume: whether the logarithm of the determinant must be zero.
         windowed: whether only some of the pixels vary; the condition number is then a
-            ``lower_bound`` of that of the whole image, whose largest singular value is no smaller
+            ``lower_bound`` on that at the whole image, whose largest singular value is no smaller
             and whose smallest is no larger.
 
     Returns:
-        By name estimates over images, ``condition_number`` (median), ``energy_share``, the share of
-        the directions that carry ``share`` (with the interval of
-        :func:`~irevnet.analysis.statistics.mean_of_shares`: in [0, 1], of fewer than five images
-        the range), ``effective_rank`` and ``rank``, and numbers, ``full_rank_share``, of the
-        images, and ``dimensions``. The ``largest_absolute_log_determinant`` where it must be zero,
-        else, if no direction is lost, the ``log_determinant``.
+        Estimates over images: ``condition_number`` (median); ``energy_share``, the share of the
+        directions that carries ``share`` of the energy (with the interval of
+        :func:`~irevnet.analysis.statistics.mean_of_shares`, which stays in [0, 1] and is the range
+        for fewer than five images); ``effective_rank`` and ``rank``. Numbers: ``full_rank_share``,
+        the share of images with full rank, and ``dimensions``. Also
+        ``largest_absolute_log_determinant`` if the logarithm must be zero, or ``log_determinant``
+        if it need not be and no direction is lost.
     """
     rank = numerical_rank(singular_values, outputs, inputs)
     full = rank == singular_values.shape[1]

@@ -1,4 +1,4 @@
-"""Whether networks that know noise recognise the class of noisy images (claim C5)."""
+"""Whether networks trained on noisy images recognise the class of noisy images (claim C5)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ _CHUNK = 256  # images that a judge sees at a time
 
 @dataclass(frozen=True)
 class Recognition:
-    """What judges make of the midpoints of paths.
+    """How judges classify the midpoints of paths.
 
     Args:
-        recognised: share of midpoints taken for the class of one of the path's ends.
-        yardstick: share of test images, as noisy as the midpoints, taken for their own class.
-        control: share of midpoints taken for a class of another path's ends.
-        noise_strength: with which midpoints leave the blends of pixels, see :func:`noise_strength`.
+        recognised: share of midpoints classified as the class of one of the path's ends.
+        yardstick: share of test images, as noisy as the midpoints, classified as their own class.
+        control: share of midpoints classified as a class of another path's ends.
+        noise_strength: how far midpoints are from the blends of pixels, see :func:`noise_strength`.
     """
 
     recognised: float
@@ -40,7 +40,7 @@ class Recognition:
 
     @property
     def recognised_of_yardstick(self) -> float:
-        """``recognised`` over ``yardstick``: 1 where a path hides the class no more than noise."""
+        """``recognised`` over ``yardstick``: 1 if a path hides the class no more than noise."""
         return self.recognised / self.yardstick
 
     def as_dict(self) -> dict[str, float]:
@@ -56,15 +56,15 @@ def judge(
     test: tuple[Tensor, Tensor],
     generator: torch.Generator,
 ) -> Recognition:
-    """Whether the class of midpoints is recognised as often as that of images with as much noise.
+    """Compares how often judges recognise midpoints and equally noisy images.
 
     Args:
         judges: classifiers in evaluation mode.
-        midpoints: ``(P, C, H, W)``, seen clipped to [0, 1].
+        midpoints: ``(P, C, H, W)``; judges see them clipped to [0, 1].
         ends: images at the starts and at the ends of the paths, each ``(P, C, H, W)``.
-        classes: of both ends, int64 ``(P, 2)``; either one counts as recognised.
+        classes: classes of both ends, int64 ``(P, 2)``; either one counts as recognised.
         test: images ``(N, C, H, W)`` in [0, 1] and their classes, for the yardstick.
-        generator: on the CPU, of the noise on these images.
+        generator: on the CPU, for the noise on these images.
 
     Raises:
         ValueError: if a judge is in training mode.
@@ -81,16 +81,16 @@ def judge(
 
 
 def noise_strength(images: Tensor, clean: Tensor) -> float:
-    """Root mean square of the difference of two sets of images ``(N, ...)``, clipped to [0, 1]."""
+    """Root mean square difference of two sets of images ``(N, ...)``, clipped to [0, 1]."""
     return float((images.clamp(0, 1) - clean.clamp(0, 1)).square().mean().sqrt())
 
 
 def noisy(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Images with Gaussian noise of a standard deviation, clipped to [0, 1].
+    """Adds Gaussian noise to images and clips them to [0, 1].
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1].
-        strength: standard deviation before clipping.
+        strength: standard deviation of the noise before clipping.
         generator: on the CPU.
     """
     noise = torch.randn(images.shape, generator=generator).to(images)
@@ -98,7 +98,7 @@ def noisy(images: Tensor, strength: float, generator: torch.Generator) -> Tensor
 
 
 def noisy_copies(images: TensorImages, strengths: Sequence[float], seed: int) -> TensorImages:
-    """A set with a noisy copy of every image for each strength, see :func:`noisy`."""
+    """A set that has a noisy copy of every image for each strength, see :func:`noisy`."""
     generator = torch.Generator().manual_seed(seed)
     x, labels = images.first(len(images))
     copies = [noisy(x, strength, generator) for strength in strengths]
@@ -109,15 +109,15 @@ def noisy_copies(images: TensorImages, strengths: Sequence[float], seed: int) ->
 
 @torch.no_grad()
 def recognised(judges: Sequence[nn.Module], images: Tensor, classes: Tensor) -> float:
-    """How often networks take images for one of the classes that they may be of.
+    """How often networks assign images to one of the classes that count as right.
 
     Args:
         judges: classifiers in evaluation mode.
-        images: ``(N, C, H, W)``, seen clipped to [0, 1].
+        images: ``(N, C, H, W)``; judges see them clipped to [0, 1].
         classes: int64 ``(N, k)``, those that count as right.
 
     Returns:
-        The share of images and judges.
+        The share, over images and judges.
 
     Raises:
         ValueError: if a judge is in training mode.

@@ -14,8 +14,8 @@ def saved_bytes(function: Callable[[], Tensor], model: nn.Module | None = None) 
     Storage that several saved tensors share is counted once.
 
     Args:
-        function: a forward pass with gradients on.
-        model: whose parameters and buffers are left out, as they are there anyway; None for none.
+        function: a forward pass with gradients enabled.
+        model: network whose parameters and buffers, which exist anyway, are not counted; or None.
     """
     present = [] if model is None else [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage().data_ptr() for tensor in present}
@@ -25,11 +25,11 @@ def saved_bytes(function: Callable[[], Tensor], model: nn.Module | None = None) 
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             storages[storage.data_ptr()] = storage
-        # The tensor itself would hold its own graph, which then would never be freed.
+        # The tensor itself would keep its own graph alive, which would then never be freed.
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # The result keeps the graph, and thereby every storage, alive until they are counted.
+        # The result keeps the graph, and so every storage, alive until the storages are counted.
         result = function()
         total = sum(storage.nbytes() for storage in storages.values())
     del result

@@ -3,22 +3,22 @@
 The read-out is batch norm, ReLU, spatial average and a linear layer
 (:class:`~irevnet.network.classifier.Classifier`). In evaluation mode batch norm is a fixed scale
 and shift of each channel, ``y = scale * z + shift``; an entry of ``z`` is *active* if its ``y`` is
-positive.
-In exact arithmetic the logits stay what they are as long as
+positive. In exact arithmetic the logits do not change as long as
 
-1. inactive entries stay inactive: each may move freely until then, and
+1. inactive entries stay inactive (each may move freely within that limit), and
 2. active entries stay active, and their changes, each times ``weight[k, channel] * scale``, sum to
    zero for every class ``k``.
 
-These conditions make a convex polytope around ``z``, its *region*, of at least ``n - num_classes``
-dimensions. There are other regions with the same logits, in which other entries are active. The
-conditions are not necessary: the changes of an entry that crosses zero and of others may cancel.
+These conditions define a convex polytope around ``z``, its *region*, with at least
+``n - num_classes`` dimensions. Other regions, in which other entries are active, have the same
+logits, too. The conditions are not necessary: the change of an entry that crosses zero may cancel
+other changes.
 
 Everything here is computed in float64 and returned in the dtype of ``z``. The logits of the
 inverted images then differ by the rounding of ``z``, of the inverse and of the forward pass, which
 :func:`irevnet.analysis.pixel_metamers.logit_difference` measures.
 
-After Jacobsen et al. (2019), https://arxiv.org/abs/1811.00401, whose network has entries of the
+After Jacobsen et al. (2019), https://arxiv.org/abs/1811.00401, whose network uses entries of the
 representation itself as logits, so that all other entries are free.
 """
 
@@ -68,7 +68,8 @@ def active(model: IRevNet, z: Tensor) -> Tensor:
 def invisible(model: IRevNet, z: Tensor, direction: Tensor) -> Tensor:
     """The part of a direction that the logits do not see, as long as no entry crosses its kink.
 
-    Inactive entries keep theirs; that of the active ones is projected on the null space.
+    Inactive entries keep their part of the direction. The part of the active entries is projected
+    onto the null space of the read-out.
 
     Args:
         model: in evaluation mode.
@@ -92,8 +93,8 @@ def invisible(model: IRevNet, z: Tensor, direction: Tensor) -> Tensor:
 def invisible_dimensions(model: IRevNet, z: Tensor) -> Tensor:
     """Dimensions of a representation's region: ``(B, channels, h, w)`` to ``(B,)`` int64.
 
-    They are all its entries but for the rank of the read-out of the active ones, at most
-    ``num_classes``.
+    Their number is that of all entries minus the rank of the read-out on the active ones, which is
+    at most ``num_classes``.
 
     Raises:
         ValueError: as :func:`active` does.
@@ -105,10 +106,10 @@ def invisible_dimensions(model: IRevNet, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unseen(model: IRevNet, z: Tensor) -> Tensor:
-    """What the logits leave open of a representation: ``y`` less what they determine of it.
+    """The ``y`` of a representation minus the part that the logits determine.
 
-    That is the part of its averaged ReLU that is in the span of the rows of ``weight``. Together,
-    this and the logits determine ``y``, and with it ``z`` (where ``scale`` is not zero).
+    They determine the part of its averaged ReLU in the span of the rows of ``weight``. The result
+    and the logits together determine ``y``, and with it ``z`` (where ``scale`` is not zero).
 
     Args:
         model: in evaluation mode.
@@ -130,7 +131,7 @@ def unseen(model: IRevNet, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def largest_step(model: IRevNet, z: Tensor, direction: Tensor) -> Tensor:
-    """How far one can go before an entry crosses its ReLU's kink.
+    """How far a representation can move before an entry crosses its ReLU's kink.
 
     Args:
         model: in evaluation mode.
@@ -138,8 +139,9 @@ def largest_step(model: IRevNet, z: Tensor, direction: Tensor) -> Tensor:
         direction: ``(B, channels, h, w)``.
 
     Returns:
-        ``(B,)`` float64: the largest ``t`` for which active entries of ``z`` are not below zero in
-        ``z + t * direction`` and the others not above; infinite if that is so for every ``t``.
+        ``(B,)`` float64: the largest ``t`` for which, at ``z + t * direction``, the ``y`` of active
+        entries of ``z`` is not below zero and that of the others not above; infinite if no ``t`` is
+        too large.
 
     Raises:
         ValueError: as :func:`active` does, also for ``direction``.
@@ -153,9 +155,9 @@ def largest_step(model: IRevNet, z: Tensor, direction: Tensor) -> Tensor:
 
 @torch.no_grad()
 def towards(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
-    """The point of a representation's region, with its logits, that is nearest to a target.
+    """The point with the same logits in a representation's region that is nearest to a target.
 
-    The region is convex: all points between ``z`` and the one found have the same logits, too.
+    The region is convex: all points between ``z`` and the result have the same logits, too.
 
     Args:
         model: in evaluation mode.
@@ -163,11 +165,11 @@ def towards(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
         target: ``(B, channels, h, w)``.
 
     Returns:
-        ``(B, channels, h, w)``; entries that have met their kink are left there.
+        ``(B, channels, h, w)``; entries that reach their kink stay there.
 
     Raises:
         ValueError: as :func:`active` does, also for ``target``.
-        RuntimeError: if that point was not found, as can happen where there are about as many
+        RuntimeError: if that point is not found, which can happen if there are about as many
             classes as active channels.
     """
     _check(model, z, target=target)
@@ -178,16 +180,17 @@ def towards(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def walk(model: IRevNet, z: Tensor, direction: Tensor, steps: int) -> Tensor:
-    """Points on the way from ``z`` towards ``z + direction``, all of the same logits.
+    """Points on a path from ``z`` towards ``z + direction``, all with the same logits.
 
-    The way begins along :func:`invisible`. Where an entry meets its kink after
-    :func:`largest_step`, it is left there and the others go on in what is then invisible.
+    The path begins along :func:`invisible`. When an entry reaches its kink, after
+    :func:`largest_step`, it stays there and the others continue in the direction that is then
+    invisible.
 
     Args:
         model: in evaluation mode.
         z: representations ``(B, channels, h, w)``, floating point.
         direction: ``(B, channels, h, w)``.
-        steps: points on each way, both ends included; the last is ``towards(z + direction)``.
+        steps: points on each path, both ends included; the last is ``towards(z + direction)``.
 
     Returns:
         ``(B, steps, channels, h, w)``.
@@ -204,12 +207,13 @@ def walk(model: IRevNet, z: Tensor, direction: Tensor, steps: int) -> Tensor:
 
 @torch.no_grad()
 def same_logits(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
-    """A representation with the logits of ``z`` near to a target, in whichever region.
+    """A representation with the logits of ``z`` near a target, in any region.
 
-    The nearest point with all entries active or at their kink is found, and those at their kink
-    that are inactive in ``target`` are then put back to where they are there. This is the nearest
-    point of its region, but not always of all regions: which entries to activate is a choice of
-    one out of ``2**n``. It is never farther than what :func:`towards` finds.
+    The method finds the nearest point with all entries active or at their kink, then sets those
+    entries at their kink that are inactive in ``target`` to their values in ``target``. The result
+    is the nearest point of its region, but not always of all regions, because there are ``2**n``
+    choices of active entries. It is never farther from the target than the result of
+    :func:`towards`.
 
     Args:
         model: in evaluation mode.
@@ -226,7 +230,7 @@ def same_logits(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
     _check(model, z, target=target)
     exact, goal = z.double(), target.double()
     scale, _ = _scale_and_shift(model)
-    # With inactive entries moved to their kink, z has the same logits and no entry is below it.
+    # With inactive entries moved to their kink, z keeps its logits and no entry is below its kink.
     lift = functional.relu(-_normalised(model, z)) / scale
     raised = exact + torch.where(scale == 0, 0, lift)
     mask = torch.ones_like(z, dtype=torch.bool)
@@ -240,7 +244,7 @@ def same_logits(model: IRevNet, z: Tensor, target: Tensor) -> Tensor:
 
 
 def _scale_and_shift(model: IRevNet) -> tuple[Tensor, Tensor]:
-    """What the read-out's batch norm does to a channel, ``(channels, 1, 1)`` each, float64."""
+    """Scale and shift of the read-out's batch norm, ``(channels, 1, 1)`` each, float64."""
     norm = model.classifier.norm
     assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -249,18 +253,18 @@ def _scale_and_shift(model: IRevNet) -> tuple[Tensor, Tensor]:
 
 
 def _normalised(model: IRevNet, z: Tensor) -> Tensor:
-    """What the read-out's ReLU is given, ``(B, channels, h, w)`` float64."""
+    """The input of the read-out's ReLU, ``(B, channels, h, w)`` float64."""
     scale, shift = _scale_and_shift(model)
     return scale * z.double() + shift
 
 
 def _room(model: IRevNet, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each entry may go down and up until its kink.
+    """How far each entry may move down and up before it reaches its kink.
 
     Args:
         model: in evaluation mode.
         z: ``(B, channels, h, w)``.
-        mask: of the entries that must not fall below their kink; the others must not rise above.
+        mask: the entries that must not fall below their kink; the others must not rise above it.
 
     Returns:
         ``(B, channels, h, w)`` each: at most and at least zero, infinite on the side where there is
@@ -269,22 +273,22 @@ def _room(model: IRevNet, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     scale, _ = _scale_and_shift(model)
     kink = -_normalised(model, z) / scale
     is_below = mask == (scale > 0)
-    # A channel that batch norm multiplies by zero has none.
+    # A channel that batch norm multiplies by zero has no kink.
     low = torch.where(is_below & (scale != 0), kink.clamp(max=0), -torch.inf)
     high = torch.where(is_below | (scale == 0), torch.inf, kink.clamp(min=0))
     return low, high
 
 
 def _row_space(model: IRevNet, mask: Tensor) -> Tensor:
-    """An orthonormal basis of what the read-out sees of active entries.
+    """An orthonormal basis of the changes of active entries that the read-out sees.
 
-    Row ``k`` of the read-out is ``weight[k, channel] * scale[channel]`` at every active entry. So
-    each vector of the basis, too, has one value in all active entries of a channel, and no more
-    than that is stored.
+    Row ``k`` of the read-out is ``weight[k, channel] * scale[channel]`` at every active entry. Each
+    vector of the basis therefore also has one value for all active entries of a channel, and only
+    this value is stored.
 
     Args:
         model: in evaluation mode.
-        mask: of the active entries, ``(B, channels, h, w)``.
+        mask: the active entries, ``(B, channels, h, w)``.
 
     Returns:
         These values, ``(B, min(num_classes, channels), channels)``; vectors beyond the rank are
@@ -300,7 +304,7 @@ def _row_space(model: IRevNet, mask: Tensor) -> Tensor:
 
 
 def _seen(basis: Tensor, mask: Tensor, change: Tensor) -> Tensor:
-    """Coordinates in the basis of what the read-out sees of a change, ``(B, k)``."""
+    """Coordinates, in the basis, of the part of a change that the read-out sees, ``(B, k)``."""
     return torch.einsum("bkc,bc->bk", basis, (mask * change).sum(dim=(2, 3)))
 
 
@@ -310,16 +314,16 @@ def _spread(basis: Tensor, mask: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Tensor) -> Tensor:
-    """The nearest change to a target that the read-out does not see, between bounds.
+    """The change nearest to a target that the read-out does not see, within bounds.
 
     The nearest point is the target plus a combination of the basis, clipped to the bounds. By
-    convex duality the coefficients are where a convex function is smallest, and what the read-out
-    sees of the point is that function's gradient: Newton's method finds its zero (after Qi and
-    Sun, 2006, https://doi.org/10.1137/050624509, who do so for another convex set).
+    convex duality the coefficients minimise a convex function, whose gradient is the part of the
+    point that the read-out sees. Newton's method finds the zero of this gradient (after Qi and Sun,
+    2006, https://doi.org/10.1137/050624509, who do so for another convex set).
 
     Args:
         model: in evaluation mode.
-        mask: of the entries that the read-out sees, ``(B, channels, h, w)``.
+        mask: the entries that the read-out sees, ``(B, channels, h, w)``.
         low: at most zero.
         high: at least zero.
         target: ``(B, channels, h, w)`` float64.
@@ -328,7 +332,7 @@ def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Te
         ``(B, channels, h, w)`` float64.
 
     Raises:
-        RuntimeError: if it was not found.
+        RuntimeError: if the iteration does not converge.
     """
     basis = _row_space(model, mask)
     identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
@@ -341,16 +345,17 @@ def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Te
     coefficients = basis.new_zeros(basis.shape[:2])
     change, seen = evaluate(coefficients)
     for _ in range(_NEWTON_STEPS):
-        left = seen.norm(dim=1)
-        done = left <= _TOLERANCE * size
+        norm = seen.norm(dim=1)
+        done = norm <= _TOLERANCE * size
         if done.all():
             return change
         moving = (mask & (change > low) & (change < high)).sum(dim=(2, 3)).double()
-        # Where all that a class depends on is at its kink there is no curvature: a long step, then.
+        # If all entries that a class depends on are at their kinks, there is no curvature and the
+        # step is long.
         curvature = (basis * moving[:, None]) @ basis.mT + 1e-14 * identity
         newton = -torch.linalg.solve(curvature, seen).masked_fill(done[:, None], 0)
         slope = (seen * newton).sum(dim=1)
-        # Along the step the slope only rises: halve between where it still falls and rises again.
+        # Along the step the slope only rises: bisect between a point too near and one too far.
         length = torch.ones_like(size)
         near, far = torch.zeros_like(size), torch.full_like(size, torch.inf)
         for _ in range(_HALVINGS):
@@ -366,12 +371,12 @@ def _nearest(model: IRevNet, mask: Tensor, low: Tensor, high: Tensor, target: Te
         coefficients = coefficients + length[:, None] * newton
     raise RuntimeError(
         f"no nearest point after {_NEWTON_STEPS} steps: the read-out sees "
-        f"{(left / size).nan_to_num().max().item():.1e} of the displacement, more than {_TOLERANCE}"
+        f"{(norm / size).nan_to_num().max().item():.1e} of the displacement, more than {_TOLERANCE}"
     )
 
 
 def _check(model: IRevNet, z: Tensor, **others: Tensor) -> None:
-    """Raises ``ValueError`` unless these are representations of one shape that can be moved."""
+    """Raises ``ValueError`` unless all tensors are finite representations of one shape."""
     check_evaluation_mode(model)
     channels = model.classifier.norm.num_features
     if z.ndim != 4 or z.shape[1] != channels or min(z.shape) < 1:

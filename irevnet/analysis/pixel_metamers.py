@@ -1,7 +1,8 @@
-"""Images near to others in their pixels that a network gives the logits of given ones.
+"""Images with the logits of given images and pixels near those of other images.
 
-No inverse is needed: what is searched for are changes of pixels that the logits of a classifier do
-not see. :mod:`irevnet.analysis.metamers` looks for them in the representation of an i-RevNet.
+No inverse is needed: the search is for changes of pixels that the logits of a classifier do not
+see. :mod:`irevnet.analysis.metamers` searches for such changes in the representation of an
+i-RevNet.
 """
 
 import torch
@@ -11,7 +12,7 @@ from irevnet.checks import check_evaluation_mode
 
 __all__ = ["logit_difference", "resembling"]
 
-_VALUES = 2**24  # pixels whose gradients are made at a time: 111 images of 224 x 224
+_VALUES = 2**24  # values whose gradients are computed together: 111 images of 3 x 224 x 224
 
 
 @torch.no_grad()
@@ -23,25 +24,25 @@ def resembling(
     approach: int = 30,
     corrections: int = 30,
 ) -> Tensor:
-    """Images with the logits of ``images`` that are near to others in their pixels.
+    """Images with the logits of ``images`` and pixels near those of ``appearance``.
 
-    In evaluation mode a network of convolutions, batch norms and ReLUs is linear but for its kinks,
-    so that Newton's method meets the logits to the last bit once it stays between two of them.
-    Beginning at ``appearance``, every step corrects the logits by the smallest change of pixels and
-    moves a part of the way back to ``appearance``, as far as the logits do not see it. That part
-    falls to zero. The search is local: it may end at other images than the nearest, or at none;
-    see :func:`logit_difference`.
+    In evaluation mode a network of convolutions, batch norms and ReLUs is piecewise linear, so
+    Newton's method matches the logits to the last bit once it stays within one linear piece. The
+    search begins at ``appearance``. Every step corrects the logits by the smallest change of pixels
+    and moves part of the way back to ``appearance``, as far as the logits do not see the move. This
+    part decreases to zero. The search is local: it may end at images that are not the nearest, or
+    not match the logits at all; see :func:`logit_difference`.
 
     Args:
         model: any classifier in evaluation mode; no inverse is needed.
         images: ``(N, C, H, W)``, whose logits are wanted.
-        appearance: ``(N, C, H, W)``, to which to be near.
-        approach: steps that go back a part of the way.
-        corrections: steps after these that correct the logits alone, at most.
+        appearance: ``(N, C, H, W)``, whose pixels the result should be near.
+        approach: number of steps that move part of the way back.
+        corrections: largest number of further steps, which only correct the logits.
 
     Returns:
-        ``(N, C, H, W)``, not clipped. The cost grows with the number of classes: of every image,
-        a gradient for each in every step.
+        ``(N, C, H, W)``, not clipped. The cost grows with the number of classes: every step
+        computes one gradient per image and class.
 
     Raises:
         ValueError: if the model is in training mode, or if the shapes differ.
@@ -53,24 +54,24 @@ def resembling(
             f"{tuple(appearance.shape)}"
         )
     logits = model(images)
-    exact_enough = 32 * torch.finfo(images.dtype).eps
+    tolerance = 32 * torch.finfo(images.dtype).eps
     current = appearance.clone()
     for step in range(approach + corrections):
         values, slopes = _logits_and_slopes(model, current)
         missing = (logits - values).double()
-        if step >= approach and (missing.abs() <= exact_enough * _largest(logits)[:, None]).all():
+        if step >= approach and (missing.abs() <= tolerance * _largest(logits)[:, None]).all():
             break
         part = max(0.0, 0.75 * (1 - step / approach)) if approach else 0.0
-        way = part * (appearance - current).double().flatten(1)
-        missing = missing - torch.einsum("nkp,np->nk", slopes, way)
-        way = way + torch.einsum("npk,nk->np", torch.linalg.pinv(slopes), missing)
-        current = (current + way.view_as(current)).to(images.dtype)
+        change = part * (appearance - current).double().flatten(1)
+        missing = missing - torch.einsum("nkp,np->nk", slopes, change)
+        change = change + torch.einsum("npk,nk->np", torch.linalg.pinv(slopes), missing)
+        current = (current + change.view_as(current)).to(images.dtype)
     return current
 
 
 @torch.no_grad()
 def logit_difference(model: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-    """The largest difference of images' logits from given ones, over the largest of these.
+    """The largest difference of images' logits from given ones, relative to the largest of these.
 
     Args:
         model: in evaluation mode.
@@ -93,7 +94,7 @@ def _largest(logits: Tensor) -> Tensor:
 
 
 def _logits_and_slopes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, K)`` and their gradients by the pixels, ``(N, K, C * H * W)`` float64."""
+    """Logits ``(N, K)`` and their gradients for the pixels, ``(N, K, C * H * W)`` float64."""
     classes = model(images[:1]).shape[1]
     # A copy of each image for each class, so that few backward passes are enough.
     copies = images.repeat_interleave(classes, dim=0)

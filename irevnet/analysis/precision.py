@@ -1,4 +1,4 @@
-"""How exact the inverse and the reversible gradients are, in which arithmetic, and when."""
+"""How exact the inverse and the reversible gradients are, also in the course of training."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ __all__ = ["drift", "gradient", "gradient_errors", "through_training"]
 
 @torch.no_grad()
 def drift(model: IRevNet, images: Tensor) -> list[float]:
-    """The error of every state that the inverse recovers, as it goes back from the last one.
+    """The error of every state that the inverse recovers, from the last one to the first.
 
     Args:
         model: in evaluation mode, or in training mode without dropout: then ``images`` are the
@@ -29,8 +29,8 @@ def drift(model: IRevNet, images: Tensor) -> list[float]:
         images: ``(B, C, H, W)`` of the model's dtype.
 
     Returns:
-        Euclidean norm of the error over that of the state, mean over images; first of the last
-        representation (0), last of the entry's.
+        The Euclidean norm of the error over that of the state, averaged over images. The first
+        value belongs to the last representation (it is 0), the last value to the entry.
     """
     states = list(model.states(images))
     recovered = model.inverse_states(states[-1])
@@ -41,7 +41,7 @@ def drift(model: IRevNet, images: Tensor) -> list[float]:
 
 
 def gradient(model: IRevNet, images: Tensor, labels: Tensor) -> Tensor:
-    """All parameters' gradients of the mean cross-entropy, as one vector in float64."""
+    """The gradient of the mean cross-entropy for all parameters, as one vector in float64."""
     model.zero_grad()
     functional.cross_entropy(model(images), labels).backward()
     gradients = (parameter.grad for parameter in model.parameters())
@@ -74,14 +74,14 @@ def through_training(
     """Trains ``model`` and measures its inverse after every epoch.
 
     Args:
-        model: freshly made.
+        model: a new network.
         data: what to train it on.
         config: how to train it.
         images: ``(N, C, H, W)`` to encode and invert, in evaluation mode, on the device on which
             to train.
 
     Returns:
-        Mean relative errors after each epoch, ``restored`` with known channels put back and
+        Mean relative errors after each epoch: ``restored`` with known channels restored,
         ``ignored`` with :func:`~irevnet.analysis.inversion.known_channels_ignored`.
     """
     errors: dict[str, list[float]] = {"restored": [], "ignored": []}

@@ -1,4 +1,4 @@
-"""What an analysis asks of a network: methods that i-RevNets, baselines and test doubles have."""
+"""The methods of a network that analyses call, for i-RevNets, baselines and test doubles."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ __all__ = ["Encoder", "HasStates"]
 
 
 class HasStates(Protocol):
-    """A network whose representation can be seen after every block."""
+    """A network that returns its representation after every block."""
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
         """The representations ``(B, C, h, w)`` of images ``(B, C, H, W)``, from the entry on."""

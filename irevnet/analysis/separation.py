@@ -62,9 +62,9 @@ def averaged_states(model: HasStates, images: Tensor, batch_size: int = 256) -> 
 
 
 def standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features ``(N, d)`` and ``(M, d)`` with the training items' mean and spread taken out.
+    """Standardises features ``(N, d)`` and ``(M, d)`` by the training items' mean and spread.
 
-    Features that are the same for all training items become zero for these.
+    Features that are the same for all training items become zero for them.
     """
     scaler = StandardScaler().fit(train)
     return scaler.transform(train), scaler.transform(test)
@@ -75,8 +75,8 @@ class ClassDistances:
     """Mean Euclidean distances of pairs of items.
 
     Args:
-        within: of two items of the same class.
-        between: of two items of different classes.
+        within: mean distance of two items of the same class.
+        between: mean distance of two items of different classes.
     """
 
     within: float
@@ -84,19 +84,19 @@ class ClassDistances:
 
     @property
     def ratio(self) -> float:
-        """``within / between``: one where classes do not show, falling as they contract."""
+        """``within / between``: 1 if classes are not separated, smaller as they contract."""
         return self.within / self.between
 
 
 def class_distances(features: np.ndarray, labels: np.ndarray) -> ClassDistances:
-    """How far items of one class and of different classes are from each other.
+    """Mean distances between items of one class and between items of different classes.
 
     Args:
         features: ``(N, d)``.
         labels: ``(N,)``.
 
     Raises:
-        ValueError: if no two items share a class, or if there is one class only.
+        ValueError: if no two items share a class, or if there is only one class.
     """
     first, second = np.triu_indices(len(labels), k=1)  # pairs in the order of pdist
     same = labels[first] == labels[second]
@@ -138,12 +138,12 @@ def fit_svm(
     Args:
         train: ``(N, d)``, standardised.
         train_labels: ``(N,)``.
-        penalties: values of the penalty C to choose from, rising; of equally good ones the smallest
-            is taken.
-        search_tolerance: at which optimisation stops while penalties are compared, which takes
-            most of the time; the machine that is returned stops at 1e-3.
+        penalties: values of the penalty C to choose from, increasing; the smallest of equally good
+            ones is chosen.
+        search_tolerance: tolerance at which optimisation stops while penalties are compared, which
+            takes most of the time; the optimisation of the returned machine stops at 1e-3.
     """
-    # The dual problem takes few passes where the penalty is small; else the primal is faster.
+    # The dual problem takes few passes if penalties are small; otherwise the primal is faster.
     machine = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
     best = {"C": penalties[0]}
     if len(penalties) > 1:
@@ -161,7 +161,7 @@ def svm_correct(
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
 ) -> np.ndarray:
-    """Which test items the machine of :func:`fit_svm` gets right, ``(M,)`` bool."""
+    """Which test items the machine of :func:`fit_svm` classifies correctly, ``(M,)`` bool."""
     machine = fit_svm(train, train_labels, penalties, search_tolerance)
     return machine.predict(test) == test_labels
 
@@ -175,7 +175,7 @@ def by_depth(
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
 ) -> dict[str, list[float]]:
-    """What both classifiers get right at every depth, and how far classes have contracted.
+    """Accuracies of both classifiers at every depth, and how far classes have contracted.
 
     Args:
         model: in evaluation mode.
@@ -184,12 +184,12 @@ def by_depth(
         test: images ``(M, C, H, W)`` on which they are scored.
         test_labels: ``(M,)``.
         penalties: see :func:`fit_svm`.
-        search_tolerance: as there.
+        search_tolerance: see the same function.
 
     Returns:
-        For each name a value per depth. ``svm`` and ``knn`` are test accuracies, ``penalty`` the
-        one chosen, ``within`` and ``between`` mean distances of test images, ``contraction`` their
-        ratio.
+        One value per depth for each name: ``svm`` and ``knn`` are test accuracies, ``penalty`` is
+        the chosen one, ``within`` and ``between`` are mean distances of test images, and
+        ``contraction`` is their ratio.
     """
     names = ("svm", "penalty", "knn", "within", "between", "contraction")
     scores: dict[str, list[float]] = {name: [] for name in names}
@@ -217,11 +217,11 @@ def errors_removed(trained: np.ndarray, initial: np.ndarray) -> np.ndarray:
 
     Args:
         trained: accuracies, 0 to 1.
-        initial: those at initialisation, of a shape that broadcasts.
+        initial: accuracies at initialisation, of a shape that broadcasts.
 
     Returns:
-        One where no error is left, zero where there are as many as before or where there was none,
-        negative where there are more.
+        1 if no errors remain, 0 if there are as many as before or if there were none, negative if
+        there are more.
     """
     errors = 1 - np.asarray(initial, dtype=float)
     gain = np.asarray(trained, dtype=float) - initial
@@ -231,21 +231,21 @@ def errors_removed(trained: np.ndarray, initial: np.ndarray) -> np.ndarray:
 def summary(
     trained: Mapping[str, np.ndarray], initial: Mapping[str, np.ndarray], test_images: int
 ) -> dict[str, object]:
-    """A family's results from those of its networks, beside networks at initialisation.
+    """Summarises the results of a family's networks, compared with networks at initialisation.
 
     Args:
         trained: what :func:`by_depth` returns, ``(networks, depths)`` each.
-        initial: the same of networks at initialisation.
-        test_images: how many accuracies are of.
+        initial: the same for networks at initialisation.
+        test_images: number of images on which accuracies were measured.
 
     Returns:
-        Estimates with intervals over networks (of one network, of accuracies over test images), for
-        each classifier: ``*_first`` and ``*_last``, accuracy at the entry and at the end,
-        ``*_errors_removed``, by training at the last depth, ``*_gain_rank_correlation``,
-        Spearman's of depth and errors removed, ``*_jump``, what accuracy gains over the last
-        three blocks. Means: ``initial_*_last`` and ``initial_*_jump``; by depth ``*_by_depth``,
-        ``initial_*_by_depth``, ``*_errors_removed_by_depth``. And ``contraction_first`` and
-        ``contraction_last``.
+        For each classifier, estimates with intervals over networks (for a single network,
+        accuracies have intervals over test images): ``*_first`` and ``*_last``, accuracy at the
+        entry and at the end; ``*_errors_removed``, the share that training removed at the last
+        depth; ``*_gain_rank_correlation``, Spearman's, of depth and errors removed; ``*_jump``, the
+        gain in accuracy over the last three blocks. Means: ``initial_*_last`` and
+        ``initial_*_jump``; by depth, ``*_by_depth``, ``initial_*_by_depth`` and
+        ``*_errors_removed_by_depth``. Also ``contraction_first`` and ``contraction_last``.
     """
     rows = {name: np.asarray(values, dtype=float) for name, values in trained.items()}
     results: dict[str, object] = {"networks": len(rows["svm"]), "test_images": test_images}
@@ -277,7 +277,7 @@ def summary(
 
 
 def _rank_correlation(values: np.ndarray) -> float:
-    """Spearman's of the values and their order; zero where all are the same."""
+    """Spearman's correlation of values and their positions; 0 if all values are equal."""
     if np.ptp(values) == 0:
         return 0.0
     return float(stats.spearmanr(np.arange(len(values)), values).statistic)

@@ -1,4 +1,4 @@
-"""How stable the inverse is: bi-Lipschitz estimates, gradients, and a search for what breaks it.
+"""How stable the inverse is: bi-Lipschitz estimates, gradients, and a search for failures.
 
 After Behrmann et al. (2021), https://arxiv.org/abs/2006.09347.
 """
@@ -32,13 +32,13 @@ __all__ = [
     "through_training",
 ]
 
-# In the place of float32's rounding: large against that of float64, small enough for the network
-# to be almost linear.
+# Simulates float32's rounding: large compared with that of float64, but small enough for the
+# network to be almost linear.
 _ROUNDING = 1e-4
 
 
 def distributions(images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Images, and images of the same shape that are like none of them.
+    """The given images, and images of the same shape from other distributions.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1].
@@ -62,14 +62,14 @@ def largest_singular_values(
 ) -> Tensor:
     """The largest singular value of a function's Jacobian ``J`` at each of several points.
 
-    By power iteration, ``v`` to ``J^T J v``, which comes from below: but for rounding, what is
-    returned is never more than the value. It starts from the same random directions every time.
+    Power iteration, ``v`` to ``J^T J v``, approaches it from below: up to rounding, the result is
+    never larger than the singular value. It starts from the same random directions every time.
 
     Args:
-        function: ``(N, ...)`` to ``(N, ...)``, each item from its own point alone (a network in
-            evaluation mode), twice differentiable by autograd.
+        function: ``(N, ...)`` to ``(N, ...)``, where each item depends only on its own point (a
+            network in evaluation mode), twice differentiable by autograd.
         points: ``(N, ...)``, floating point.
-        steps: of the iteration.
+        steps: number of iterations.
 
     Returns:
         ``(N,)``.
@@ -78,8 +78,8 @@ def largest_singular_values(
     direction = _normalised(start.to(points))
     points = points.detach().requires_grad_()
     out = function(points)
-    # J^T u is linear in u, so that its derivative by u in the direction v is J v: two backward
-    # passes through one graph, where forward mode would evaluate the function at every step.
+    # J^T u is linear in u, so its derivative for u in the direction v is J v. This takes two
+    # backward passes through one graph; forward mode would evaluate the function at every step.
     zero = torch.zeros_like(out, requires_grad=True)
     (pulled,) = torch.autograd.grad(out, points, zero, create_graph=True)
 
@@ -95,18 +95,19 @@ def largest_singular_values(
 def lipschitz_bounds(model: IRevNet, images: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """How much ``encode`` and ``inverse`` stretch a small change, at each of several images.
 
-    The largest singular values of the Jacobians of ``encode`` at the images and of ``inverse`` at
-    their representations, lower bounds of the two Lipschitz constants. For a bijective network
-    the second is one over the smallest singular value of ``encode``. For an injective one it may
-    be more: rounding leads off the representations of images, where the inverse is defined, too.
+    These are the largest singular values of the Jacobians of ``encode`` at the images and of
+    ``inverse`` at their representations, and lower bounds on the two Lipschitz constants. For a
+    bijective network the second is the reciprocal of the smallest singular value of ``encode``. For
+    an injective network it may be larger, because the inverse is also defined away from the
+    representations of images, where rounding leads.
 
     Args:
         model: in evaluation mode, with stored activations and floating-point streams.
         images: ``(N, C, H, W)`` of the model's dtype.
-        steps: of power iteration, see :func:`largest_singular_values`.
+        steps: number of power iterations, see :func:`largest_singular_values`.
 
     Returns:
-        Of ``encode`` and of ``inverse``, ``(N,)`` each.
+        The values for ``encode`` and for ``inverse``, ``(N,)`` each.
 
     Raises:
         ValueError: if the model is in training mode.
@@ -121,7 +122,7 @@ def lipschitz_bounds(model: IRevNet, images: Tensor, steps: int) -> tuple[Tensor
 
 
 def angle(first: Tensor, second: Tensor) -> float:
-    """The angle between two vectors, in degrees; small ones, too, are exact."""
+    """The angle between two vectors, in degrees; small angles are accurate, too."""
     first, second = (v.double() / v.double().norm() for v in (first, second))
     return math.degrees(2 * math.atan2((first - second).norm(), (first + second).norm()))
 
@@ -130,15 +131,15 @@ def gradient_angle(model: IRevNet, images: Tensor, labels: Tensor) -> float:
     """The angle between the gradients with stored and with recovered activations, in degrees.
 
     Args:
-        model: in either mode; dropout is left out, and the model as it is.
+        model: in either mode; it is not modified, and dropout is disabled.
         images: ``(B, C, H, W)``.
         labels: ``(B,)``.
     """
-    # Of a copy: a forward pass in training mode changes running statistics.
+    # Use a copy: a forward pass in training mode changes running statistics.
     twin = copy.deepcopy(model)
     for layer in twin.modules():
         if isinstance(layer, nn.Dropout):
-            layer.p = 0.0  # two masks would make two gradients
+            layer.p = 0.0  # two masks would give two gradients
     gradients = []
     for twin.backward in ("stored", "reversible"):
         gradients.append(gradient(twin, images, labels))
@@ -147,7 +148,7 @@ def gradient_angle(model: IRevNet, images: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def errors(model: IRevNet, images: Tensor) -> Tensor:
-    """The Euclidean norm of ``inverse(encode(x)) - x``, infinite where there is no inverse.
+    """The Euclidean norm of ``inverse(encode(x)) - x``, infinite if the inverse fails.
 
     Args:
         model: in evaluation mode.
@@ -155,7 +156,7 @@ def errors(model: IRevNet, images: Tensor) -> Tensor:
 
     Returns:
         ``(N,)`` float64; all infinite if the representation of any image is not finite or if
-        fixed-point streams refuse the batch.
+        fixed-point streams overflow.
 
     Raises:
         ValueError: if the model is in training mode.
@@ -171,7 +172,7 @@ def errors(model: IRevNet, images: Tensor) -> Tensor:
 
 @contextmanager
 def _refusal_allowed() -> Iterator[None]:
-    """Ends the block silently where fixed-point streams overflow, not at any other error."""
+    """Suppresses the error of an overflow in fixed-point streams, and no other error."""
     try:
         yield
     except ValueError as error:
@@ -188,15 +189,15 @@ def measure(
         model: with stored activations and floating-point streams; it is left in training mode.
         sets: images ``(N, C, H, W)`` by name.
         labels: ``(N,)``, for the gradients on any of them.
-        steps: of power iteration.
+        steps: number of power iterations.
 
     Returns:
-        By the names of ``sets``: ``encode`` and ``inverse``, the largest of
-        :func:`lipschitz_bounds`; ``error``, the largest relative error of the inverse, all these
-        in evaluation mode; ``angle``, :func:`gradient_angle` of the batch in training mode.
+        For each name in ``sets``: ``encode`` and ``inverse``, the largest of
+        :func:`lipschitz_bounds`, and ``error``, the largest relative error of the inverse, all in
+        evaluation mode; ``angle``, the :func:`gradient_angle` of the batch in training mode.
     """
     model.eval()
-    # All sets at once: what takes time is not the number of images.
+    # All sets at once: the number of images hardly affects the time.
     bounds = lipschitz_bounds(model, torch.cat(list(sets.values())), steps)
     encode, inverse = (bound.split([len(x) for x in sets.values()]) for bound in bounds)
     result = {
@@ -224,7 +225,7 @@ def through_training(
     """Trains ``model`` and measures its stability after every epoch.
 
     Args:
-        model: freshly made, with stored activations.
+        model: a new network, with stored activations.
         data: what to train it on.
         config: how to train it.
         sets: as for :func:`measure`, on the device on which to train.
@@ -233,7 +234,7 @@ def through_training(
 
     Returns:
         What :func:`measure` returns, with a list over epochs for each number. A network with
-        known channels has ``NAME_ignored``, too, for the first of ``sets``: the same with
+        known channels also has ``NAME_ignored`` for the first of ``sets``: the same with
         :func:`irevnet.analysis.inversion.known_channels_ignored`.
     """
     first = next(iter(sets))
@@ -272,7 +273,7 @@ def break_inverse(
     Args:
         model: with floating-point streams, in evaluation mode.
         images: ``(N, C, H, W)`` to start from.
-        steps: of ascent, each by the sign of the gradient.
+        steps: number of ascent steps, each along the sign of the gradient.
         step_size: how far a step moves every value.
         limits: the smallest and the largest value of a pixel.
 
@@ -304,10 +305,10 @@ def scaled_errors(model: IRevNet, images: Tensor, factors: Sequence[float]) -> l
     Args:
         model: in evaluation mode.
         images: ``(N, C, H, W)``, none of them zero.
-        factors: of the images.
+        factors: factors that multiply the images.
 
     Returns:
-        As many as ``factors``, infinite as :func:`errors` are.
+        One value per factor, infinite where :func:`errors` is.
     """
     scaled = (images * factor for factor in factors)
     return [_relative(errors(model, x), x).max().item() for x in scaled]
@@ -315,16 +316,16 @@ def scaled_errors(model: IRevNet, images: Tensor, factors: Sequence[float]) -> l
 
 @torch.no_grad()
 def fixed_point_outcome(model: IRevNet, images: Tensor) -> str:
-    """What fixed-point streams make of a batch of images ``(N, C, H, W)``.
+    """How fixed-point streams handle a batch of images ``(N, C, H, W)``.
 
     Args:
         model: with fixed-point streams.
         images: the batch.
 
     Returns:
-        ``"exact"`` if the inverse recovers every state to the bit, the entry's included: what
-        comes back then is the image rounded to the streams' fraction; ``"refused"`` if the
-        streams overflow and say so; ``"wrong"`` otherwise.
+        ``"exact"`` if the inverse recovers every state to the bit, including the entry's, so that
+        it returns the image rounded to the streams' fraction; ``"refused"`` if the streams detect
+        an overflow; ``"wrong"`` otherwise.
     """
     with _refusal_allowed():
         states = list(model.states(images))

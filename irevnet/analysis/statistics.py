@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, the interval that it is known to, and how many observations it rests on.
+    """A number, its interval, and the number of observations behind it.
 
     Args:
         value: the estimate.
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def exact(value: float, n: int) -> Estimate:
-    """A number that was counted over all of ``n``, not estimated from a sample."""
+    """A number that was counted over all ``n`` items, not estimated from a sample."""
     return Estimate(float(value), float(value), float(value), n)
 
 
@@ -58,7 +58,7 @@ def mean(
     Args:
         values: at least two observations.
         level: coverage of the interval.
-        bounds: what the quantity cannot leave, such as 0 and 1 for a share; nor does the interval.
+        bounds: limits of the quantity, such as 0 and 1 for a share; they also clip the interval.
 
     Raises:
         ValueError: if there are fewer than two values.
@@ -77,13 +77,13 @@ def mean_of_networks(
     bounds: tuple[float, float],
     single: Estimate | None = None,
 ) -> Estimate:
-    """:func:`mean` over several networks; of one network, what is known of that one.
+    """The :func:`mean` over several networks, or the estimate of a single one.
 
     Args:
         values: one per network.
         bounds: as for :func:`mean`.
-        single: the estimate if there is one network only; by default its value alone, of which
-            there is one (``n``).
+        single: the estimate if there is only one network; by default its value without an
+            interval, where ``n`` is 1.
     """
     if len(values) > 1:
         return mean(values, bounds=bounds)
@@ -93,8 +93,8 @@ def mean_of_networks(
 def mean_of_shares(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of shares of a whole, whose interval stays in [0, 1].
 
-    Student's t interval at 95%. With fewer than five values, whose spread is hardly known, the
-    interval is their range, as it is for the median, see :func:`quantile`.
+    The interval is Student's t at 95%. The spread of fewer than five values is hardly known, so
+    their interval is their range, as it is for the median, see :func:`quantile`.
 
     Args:
         values: one or more observations, 0 to 1.
@@ -109,9 +109,10 @@ def difference_of_accuracies(first: np.ndarray, second: np.ndarray, level: float
     """Difference of two families' mean accuracies, over networks and test images.
 
     The variance has two parts: that of the networks' accuracies over seeds, and that of the
-    difference over test images, which both families see. What both hold, the noise of a network at
-    an image, is counted twice, so that the interval is a little too wide. Student's t with the
-    degrees of freedom of Welch and Satterthwaite; a bootstrap over few seeds would be too narrow.
+    difference over test images, which both families share. The noise of a network at an image is
+    in both parts and is counted twice, so the interval is a little too wide. It is Student's t with
+    the degrees of freedom of Welch and Satterthwaite; a bootstrap over few seeds would be too
+    narrow.
 
     At level 0.9, the interval lies inside a margin exactly when two one-sided tests at 5% find
     the two equivalent within it (Schuirmann, 1987, https://doi.org/10.1007/BF01068419).
@@ -119,14 +120,14 @@ def difference_of_accuracies(first: np.ndarray, second: np.ndarray, level: float
     Args:
         first: which test images the networks of a family get right, ``(networks, images)`` bool, at
             least two networks.
-        second: the same of another family, on the same images.
+        second: the same for another family, on the same images.
         level: coverage of the interval.
 
     Returns:
         The mean of ``first`` minus that of ``second``; ``n`` counts networks.
 
     Raises:
-        ValueError: if there are fewer than two networks of either, or other numbers of images.
+        ValueError: if either has fewer than two networks, or if the numbers of images differ.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
@@ -152,17 +153,17 @@ def power_of_non_inferiority(
     level: float = 0.9,
     networks: int | None = None,
 ) -> float:
-    """How often families with the same true accuracy would be found not inferior.
+    """The probability of finding non-inferiority of families with the same true accuracy.
 
-    That is: how often the interval of :func:`difference_of_accuracies` would lie above ``-margin``,
-    if the spread over seeds and images is what was measured.
+    That is the probability that the interval of :func:`difference_of_accuracies` lies above
+    ``-margin``, if the spread over seeds and images is the measured one.
 
     Args:
         first: which test images the networks of a family get right, ``(networks, images)`` bool.
-        second: the same of another family, on the same images.
+        second: the same for another family, on the same images.
         margin: positive.
         level: coverage of the interval.
-        networks: of each family; as many as were measured if None.
+        networks: number of networks in each family; None for the measured number.
     """
     variances, per_image = _variances(first, second)
     sizes = [networks or len(first), networks or len(second)]
@@ -183,9 +184,9 @@ def networks_needed(
     power: float = 0.8,
     most: int = 1000,
 ) -> int | None:
-    """How many networks of each family give :func:`power_of_non_inferiority` a value.
+    """How many networks per family :func:`power_of_non_inferiority` needs to reach ``power``.
 
-    None if ``most`` are too few: test images are, then.
+    None if ``most`` are not enough, which means that there are too few test images.
     """
     for networks in range(2, most + 1):
         if power_of_non_inferiority(first, second, margin, level, networks) >= power:
@@ -194,7 +195,7 @@ def networks_needed(
 
 
 def _variances(first: np.ndarray, second: np.ndarray) -> tuple[list[float], float]:
-    """Of accuracies over networks, of each family; of the mean difference over images."""
+    """Variances of each family's accuracies over networks, of the mean difference over images."""
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     per_image = first.mean(axis=0) - second.mean(axis=0)
     over_networks = [float(family.mean(axis=1).var(ddof=1)) for family in (first, second)]
@@ -202,7 +203,7 @@ def _variances(first: np.ndarray, second: np.ndarray) -> tuple[list[float], floa
 
 
 def _degrees_of_freedom(parts: Sequence[float], freedom: Sequence[int]) -> float:
-    """Of a sum of variances, after Welch and Satterthwaite."""
+    """Degrees of freedom of a sum of variances, after Welch and Satterthwaite."""
     squares = sum(part**2 / one for part, one in zip(parts, freedom, strict=True))
     return sum(parts) ** 2 / squares if squares else math.inf
 

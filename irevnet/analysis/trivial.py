@@ -1,8 +1,9 @@
 """The trivial invertible map: the image with a network's features beside it.
 
-Of any network ``phi``, the map of ``x`` to ``(x, phi(x))`` has an inverse and contains a good
-classifier. Reviewers of the paper asked what an i-RevNet is more than that
-(https://openreview.net/forum?id=HJsjkMb0Z). The measures of this package answer for both.
+For any network ``phi``, the map from ``x`` to ``(x, phi(x))`` has an inverse and classifies as well
+as ``phi``. Reviewers of the paper asked what an i-RevNet offers beyond that
+(https://openreview.net/forum?id=HJsjkMb0Z). With this module, the analyses of this package measure
+both.
 """
 
 import math
@@ -22,7 +23,7 @@ __all__ = ["TrivialMap", "accuracies", "equal_dimension", "image_shares"]
 class TrivialMap(nn.Module):
     """``x`` to ``(x, phi(x))``: every pixel, then the network's spatially averaged features.
 
-    It has the methods that the analyses ask an i-RevNet for.
+    It has the methods of an i-RevNet that the analyses call.
 
     Args:
         network: ``phi``, such as :class:`irevnet.network.baselines.ResNet`.
@@ -40,7 +41,7 @@ class TrivialMap(nn.Module):
         return _beside(x, self.network.encode(x))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The images that ``z`` holds a copy of: drops the features."""
+        """The images of which ``z`` holds a copy: drops the features."""
         return z[:, : self.pixels].reshape(-1, *self.network.in_shape)
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
@@ -49,19 +50,19 @@ class TrivialMap(nn.Module):
 
 
 def _beside(x: Tensor, features: Tensor) -> Tensor:
-    """Pixels ``(B, C, H, W)`` and averaged features ``(B, F, h, w)``, ``(B, C*H*W + F, 1, 1)``."""
+    """Joins ``(B, C, H, W)`` and averaged ``(B, F, h, w)`` to ``(B, C * H * W + F, 1, 1)``."""
     return torch.cat([x.flatten(1), features.mean(dim=(2, 3))], dim=1)[:, :, None, None]
 
 
 def image_shares(codes: np.ndarray, pixels: int) -> tuple[float, float]:
-    """How much of the codes is the copied image.
+    """The shares of the copied image in the codes.
 
     Args:
         codes: ``(N, d)``, the pixels first.
-        pixels: how many.
+        pixels: number of pixels.
 
     Returns:
-        Its share of the sum of squares, and of the variance.
+        The image's share of the sum of squares, and of the variance.
     """
     squares, variance = np.square(codes).sum(axis=0), codes.var(axis=0)
     return (
@@ -73,24 +74,24 @@ def image_shares(codes: np.ndarray, pixels: int) -> tuple[float, float]:
 def equal_dimension(
     train: np.ndarray, test: np.ndarray, pixels: int, features: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes with as many dimensions as the image has, some of which are the network's features.
+    """Codes with as many dimensions as the image, some of which are the network's features.
 
-    The leading principal components of the features take the place of the last ones of the
-    image. What is lost of an image is what the best affine function of its code, in least squares
-    over the training images, does not give back of those.
+    The leading principal components of the features replace the last ones of the image. The loss of
+    an image is the part of the replaced components that the best affine function of its code, in
+    least squares over the training images, does not recover.
 
     Args:
         train: codes ``(N, n + m)`` of the trivial map, to which components are fitted.
         test: codes ``(M, n + m)``.
-        pixels: how many numbers of a code are the image, ``n``.
-        features: how many dimensions ``k`` to give to the features.
+        pixels: number of values of a code that are the image, ``n``.
+        features: number of dimensions for the features, ``k``.
 
     Returns:
         Codes ``(N, n)`` and ``(M, n)``, ``n - k`` components of the image and then ``k`` of the
-        features; and per test image the norm of what is lost over that of the image, ``(M,)``.
+        features; and the norm of each test image's loss over that of the image, ``(M,)``.
 
     Raises:
-        ValueError: if there are not as many components of either.
+        ValueError: if the image or the features have too few components.
     """
     train, test = train.astype(np.float64), test.astype(np.float64)
     image = principal_components(train[:, :pixels], test[:, :pixels])[:2]
@@ -106,7 +107,7 @@ def equal_dimension(
         np.concatenate([x[:, :kept], y[:, :features]], axis=1)
         for x, y in zip(image, network, strict=True)
     )
-    # Both have mean zero over the training items: an affine fit needs no constant.
+    # Both sides have mean zero over the training items, so the affine fit needs no constant.
     fit = np.linalg.lstsq(codes, image[0][:, kept:], rcond=None)[0]
     error = np.linalg.norm(image[1][:, kept:] - test_codes @ fit, axis=1)
     return codes, test_codes, error / np.linalg.norm(test[:, :pixels], axis=1)
@@ -119,14 +120,14 @@ def accuracies(
     penalties: Sequence[float],
     search_tolerance: float,
 ) -> dict[str, float]:
-    """Test accuracy of both classifiers of :mod:`irevnet.analysis.separation`, standardised.
+    """Test accuracies of both classifiers of :mod:`irevnet.analysis.separation`, standardised.
 
     Args:
         train: ``(N, d)``.
         test: ``(M, d)``.
         labels: of the training items, ``(N,)``, and of the test items, ``(M,)``.
         penalties: as for :func:`irevnet.analysis.separation.fit_svm`.
-        search_tolerance: as there.
+        search_tolerance: as for the same function.
 
     Returns:
         ``svm`` and ``knn``, 0 to 1.
