@@ -1,4 +1,4 @@
-"""Image data: the digits that scikit-learn carries, CIFAR-10, and folders of class folders.
+"""Image data: scikit-learn's digits, CIFAR-10, and image files in class folders.
 
 Networks see images in ``[0, 1]``, as in the paper. A small set is one uint8 tensor that lives on
 the device and is augmented there, a batch at a time; folders of files go through a

@@ -1,4 +1,4 @@
-"""Random changes of training images, and where their randomness comes from."""
+"""Random changes of training images, and the seeds that determine them."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ __all__ = ["Augmentation", "TrainingPass"]
 
 @dataclass(frozen=True)
 class TrainingPass:
-    """One pass over the training images: all of its randomness follows from these numbers.
+    """One pass over the training images: these numbers determine all of its randomness.
 
     Args:
-        seed: of the training run.
-        epoch: how many passes came before.
-        start: batches that are left out at the beginning, because an interrupted run has taken
-            them already. The other batches are the same as without.
-        rank: number of the process that asks, from 0.
-        processes: how many processes share every batch.
+        seed: seed of the training run.
+        epoch: number of earlier passes.
+        start: number of batches to skip at the beginning, because an interrupted run has used them
+            already. The other batches do not change.
+        rank: rank of this process, from 0.
+        processes: number of processes that share every batch.
     """
 
     seed: int
@@ -30,11 +30,11 @@ class TrainingPass:
 
     @property
     def epoch_seed(self) -> int:
-        """A seed for what else is random in this pass, such as dropout."""
+        """A seed for everything else that is random in this pass, such as dropout."""
         return self.seed * 1_000_003 + self.epoch
 
     def share(self, batch_size: int) -> slice:
-        """The part of a batch that is this process's."""
+        """This process's part of a batch."""
         return slice(
             self.rank * batch_size // self.processes,
             (self.rank + 1) * batch_size // self.processes,
@@ -62,7 +62,7 @@ class Augmentation:
             half) or ``"alternating"``, see :meth:`TrainingPass.alternating_flips`.
         cutout: side of a square that is set to grey, in pixels; 0 for none. It may lie partly
             outside of the image.
-        side: height and width that the image is resized to in the end; None for its own.
+        side: height and width to which the image is resized in the end; None for its own.
     """
 
     padding: int = 0
@@ -91,7 +91,7 @@ class Augmentation:
 
         Args:
             x: the images.
-            drawn: as :meth:`draw` returns; ``mirrored`` ``(B,)`` bool for alternating flips, too.
+            drawn: what :meth:`draw` returns, and ``mirrored``, ``(B,)`` bool, to alternate flips.
 
         Returns:
             ``(B, C, side, side)`` float32 in [0, 1].

@@ -19,9 +19,9 @@ class ImageData:
     """A data set, split.
 
     Args:
-        train: what networks are fitted to.
-        validation: held out of the training images, for choosing; may be empty.
-        test: looked at once, when everything has been chosen.
+        train: images to which networks are fitted.
+        validation: images held out of the training images, for choices; may be empty.
+        test: images that are used once, after all choices.
         classes: names of the labels.
     """
 
@@ -37,14 +37,14 @@ class ImageData:
         )
 
     def of_classes(self, count: int, seed: int = 0) -> "ImageData":
-        """The images of classes drawn at random; labels and names stay as they are.
+        """The images of classes drawn at random; labels and names do not change.
 
         Args:
-            count: how many classes.
-            seed: of the draw.
+            count: number of classes.
+            seed: seed of the draw.
 
         Raises:
-            ValueError: if there are fewer.
+            ValueError: if there are fewer classes.
         """
         if not 1 <= count <= len(self.classes):
             raise ValueError(f"count must be from 1 to {len(self.classes)} classes, got {count!r}")
@@ -63,7 +63,7 @@ class ImageData:
 
 
 def load_digits(validation: int = 0) -> ImageData:
-    """The 1,797 handwritten digits that scikit-learn carries: 8x8 pixels, 17 grey levels.
+    """The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, 17 grey levels.
 
     Source: Alpaydin and Kaynak (1998), https://doi.org/10.24432/C50P49. No download.
 
@@ -95,7 +95,7 @@ def load_cifar10(root: str | os.PathLike[str] = "data", validation: int = 0) -> 
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 colour images of 32x32 pixels.
 
     Args:
-        root: folder with, or for, ``cifar-10-batches-py``; downloaded if it is not there.
+        root: folder of ``cifar-10-batches-py``, which is downloaded if it is missing.
         validation: how many training images to hold out, stratified.
 
     Returns:
@@ -149,13 +149,13 @@ def load_image_folders(
         size: height and width of the images returned, in pixels.
         validation: how many training images to hold out, stratified.
         workers: processes that read files.
-        divided: for those who have ``val`` alone, and a network that has not seen it: of the
-            images of every class every other one is for training, of what is fitted to its
-            representations, and the others are for tests.
+        divided: whether to use ``val`` alone, for a network that has not seen it. In every class,
+            every other image is then for training, that is for fitting classifiers and the like to
+            the network's representations; the other images are for tests.
 
     Raises:
-        ValueError: if a folder is missing or empty, or if the two are the same or have other
-            classes; if a class that is to be divided has one image. Files are read later; see
+        ValueError: if a folder is missing or empty, or if the two are the same or have different
+            classes; if a class to be divided has only one image. Files are read later; see
             :func:`irevnet.data.folders.read_image`.
     """
     root = Path(root)
@@ -250,7 +250,7 @@ def load_data(
 
 
 def _stratified_split(labels: np.ndarray, held_out: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of ``held_out`` items, class shares kept, the same every time."""
+    """Indices of the remaining and of ``held_out`` items, stratified, the same every time."""
     indices = np.arange(len(labels))
     classes = len(np.unique(labels))
     if type(held_out) is not int or not (

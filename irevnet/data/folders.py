@@ -20,27 +20,28 @@ from irevnet.data.tensors import Batches
 
 __all__ = ["FolderImages", "read_image"]
 
-# Those of torchvision.datasets.ImageFolder.
+# The extensions of torchvision.datasets.ImageFolder.
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _MOST_PIXELS = 2**27  # 134 megapixels, 400 MB decoded
-_MOST_ASPECT = 64  # the longer side over the shorter: what remains of such an image is a stripe
+_MOST_ASPECT = 64  # the longer side over the shorter; beyond this an image is only a stripe
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB.
+    """Reads an image file as 8-bit RGB.
 
-    Greyscale becomes three equal channels, CMYK and palettes are converted, of 16 bits the upper
-    eight are kept, and transparency is dropped: colours under it are as the file has them.
-    Orientation tags are not applied, as in torchvision.
+    Greyscale becomes three equal channels, CMYK and palettes are converted, the upper eight of 16
+    bits are kept, and transparency is dropped, which leaves the colours under it as they are in the
+    file. Orientation tags are not applied, as in torchvision.
 
     Args:
-        path: of a file in any format that Pillow reads; its name may say another one.
+        path: a file in any format that Pillow reads, whatever its extension.
 
     Raises:
-        ValueError: if it is no regular file, damaged, no image, of floating-point values, larger
-            than 134 megapixels or more than 64 times as long as wide; the message names it.
+        ValueError: if it is not a regular file or not an image, is damaged, has floating-point
+            values, is larger than 134 megapixels or more than 64 times as long as wide; the message
+            names it.
     """
-    if not path.is_file():  # opening a named pipe would wait for ever
+    if not path.is_file():  # opening a named pipe would block forever
         raise ValueError(f"{path} is not a regular file")
     try:
         with Image.open(path) as image:
@@ -56,7 +57,7 @@ def read_image(path: Path) -> Image.Image:
                 pixels = np.asarray(image).astype(np.int64) >> 8
                 return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
-    # What Pillow raises at damaged files, by format.
+    # Pillow's errors for damaged files depend on the format.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
@@ -69,8 +70,8 @@ class FolderImages:
 
     Args:
         folder: a tree ``class name/file``, in which files may lie deeper. Names that begin with a
-            dot are left out, such as ``.ipynb_checkpoints``; links to folders are followed to a
-            class, not inside of one.
+            dot are left out, such as ``.ipynb_checkpoints``. A class folder may be a link; links to
+            folders inside it are not followed.
         size: height and width of the images returned, in pixels.
         workers: processes that read files.
         indices: the files to use, all if None.
@@ -79,7 +80,7 @@ class FolderImages:
         ValueError: if there are no classes, or one has no images.
 
     Attributes:
-        classes: names of the class folders, sorted; a label is a place in them.
+        classes: names of the class folders, sorted; a label is an index into them.
         files: paths and labels, sorted.
     """
 
@@ -112,7 +113,7 @@ class FolderImages:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> "FolderImages":
-        """Returns itself: files stay where they are, the caller moves batches."""
+        """Returns itself: files stay where they are, and the caller moves batches."""
         return self
 
     def subset(self, count: int) -> "FolderImages":
@@ -126,7 +127,7 @@ class FolderImages:
         return subset
 
     def of_classes(self, labels: Sequence[int]) -> "FolderImages":
-        """The images of some classes as a set; labels stay as they are."""
+        """The images of some classes as a set; labels do not change."""
         subset = copy.copy(self)
         wanted = set(labels)
         subset.indices = [index for index in self.indices if self.files[index][1] in wanted]
@@ -141,7 +142,7 @@ class FolderImages:
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """The images of :meth:`subset`, ``(count, 3, size, size)``, and their labels.
 
-        They are evenly spaced over the set, not its first ones, as files are sorted by class.
+        They are evenly spaced over the set, not its first ones, because files are sorted by class.
         """
         chosen = self.subset(count).indices
         files = _Files(self.files, chosen, self._evaluation)
@@ -167,13 +168,13 @@ class FolderImages:
     ) -> Batches:
         """All images once, shuffled and augmented; an incomplete last batch is left out.
 
-        Order and augmentation follow from ``training_pass``, whatever the number of workers.
+        ``training_pass`` determines order and augmentation, whatever the number of workers.
 
         Args:
             batch_size: images in every batch, of which a process gets its share.
-            augmentation: not used but for ``side``: images of different sizes are augmented as
+            augmentation: only ``side`` is used: images of different sizes are augmented when
                 files are read.
-            training_pass: alone decides order and augmentation.
+            training_pass: determines order and augmentation.
         """
         generator = training_pass.generator()
         order = torch.randperm(len(self), generator=generator)
@@ -191,12 +192,12 @@ class FolderImages:
             yield augmentation.resize(images), labels
 
     def _loader(self, files: "_Files", batch_size: int) -> "DataLoader[tuple[Tensor, int]]":
-        # Without a generator of its own it would draw a seed from the global one.
+        # Without its own generator, the loader would draw a seed from the global one.
         return DataLoader(files, batch_size, num_workers=self.workers, generator=torch.Generator())
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
-    """Chosen files as tensors, each transformed by a random seed of its own, if there are any."""
+    """Chosen files as tensors; with seeds, each file's transform is seeded with its own."""
 
     def __init__(
         self,

@@ -33,11 +33,11 @@ class TensorImages:
         return TensorImages(self.images.to(device), self.labels.to(device))
 
     def subset(self, count: int) -> "TensorImages":
-        """The first ``count`` images as a set of their own; all where there are fewer."""
+        """The first ``count`` images as a set of their own; all if there are fewer."""
         return TensorImages(self.images[:count], self.labels[:count])
 
     def of_classes(self, labels: Sequence[int]) -> "TensorImages":
-        """The images of some classes as a set; labels stay as they are."""
+        """The images of some classes as a set; labels do not change."""
         own = torch.isin(self.labels, torch.tensor(labels, device=self.labels.device))
         return TensorImages(self.images[own], self.labels[own])
 
@@ -73,7 +73,7 @@ class TensorImages:
         Args:
             batch_size: images in every batch, of which a process gets its share.
             augmentation: what to change at random.
-            training_pass: alone decides order and augmentation.
+            training_pass: determines order and augmentation.
         """
         generator = training_pass.generator()
         order = torch.randperm(len(self), generator=generator)

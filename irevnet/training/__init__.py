@@ -41,7 +41,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    # Loaded when asked for: who needs the recipe alone need not wait for PyTorch.
+    # Loaded on demand, so that importing the recipe alone does not import PyTorch.
     if name in _MODULES:
         return getattr(importlib.import_module(f"irevnet.training.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

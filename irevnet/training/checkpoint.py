@@ -1,7 +1,7 @@
-"""The file in which an interrupted training run finds itself again.
+"""The file from which an interrupted training run resumes.
 
 A checkpoint belongs to one run: to its network, recipe, seed, images, and to the code that trains.
-Nothing is lost to a kill or a full disk: the previous state stays until the new one has been
+Neither a kill nor a full disk loses it: the previous state stays until the new one has been
 written, synced and read back.
 """
 
@@ -28,16 +28,16 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """One run's state on disk, and the right to write it.
 
-    Beside ``path`` there may be ``path.previous``, the state before, and ``path.lock``, which a
+    Two more files may be beside it: ``path.previous``, the state before, and ``path.lock``, which a
     running process holds.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        run: what the run consists of, by name: JSON values that must be equal for a state to be
-            taken up.
+        path: the file; its folder is created if it does not exist.
+        run: what identifies the run, by name: JSON values that must be equal for a state to be
+            used.
 
     Raises:
-        CheckpointError: if the place cannot be written, or if another process uses it.
+        CheckpointError: if the folder cannot be written, or if another process uses the file.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
@@ -49,14 +49,14 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquire()
-            # Noticed now, not when the first state has been computed.
+            # Find out now, not when the first state has been computed.
             write_tensors(self._unfinished, {}, {"probe": "x" * 4096})
             self._unfinished.unlink()
         except OSError as error:
             raise CheckpointError(f"{self.path.parent} cannot be written: {error}") from error
 
     def _acquire(self) -> IO[str]:
-        """The lock, before anything else is touched: the files may be another process's."""
+        """Takes the lock before touching anything else: another process may own the files."""
         while True:
             lock = self._lock_path.open("a+")
             try:
@@ -67,7 +67,7 @@ class Checkpoint:
                     f"another process trains with the checkpoint {self.path}; wait for it, or name "
                     "another file"
                 ) from error
-            # Whoever held it may have removed the file meanwhile, and a third have made another.
+            # The previous holder may have removed the file since, and a third process made another.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), self._lock_path.stat()):
                     return lock
@@ -80,10 +80,10 @@ class Checkpoint:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last good state, tensors and metadata; None if there is none.
 
-        What was wrong with a file that could not be used is added to ``notes``.
+        If a file cannot be used, the reason is added to ``notes``.
 
         Raises:
-            CheckpointError: if every state is damaged, or if the state is another run's.
+            CheckpointError: if every state is damaged, or if the state belongs to another run.
         """
         damage = []
         for path in (self.path, self.previous):
@@ -105,10 +105,10 @@ class Checkpoint:
         return None
 
     def save(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Writes a state. The last one stays if this fails.
+        """Writes a state; if this fails, the last one stays.
 
         Raises:
-            CheckpointError: if it cannot be written, on a full disk for instance.
+            CheckpointError: if it cannot be written, for example on a full disk.
         """
         try:
             write_tensors(self._unfinished, tensors, {**metadata, "run": self._run})
@@ -125,13 +125,13 @@ class Checkpoint:
             ) from error
 
     def remove(self) -> None:
-        """Removes every file. To be called once the trained weights are safe elsewhere."""
+        """Removes every file. Call it once the trained weights are safe elsewhere."""
         for path in (self.previous, self.path, self._unfinished):
             path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Gives up the right to write; the states stay."""
+        """Releases the lock; the states stay."""
         if not self._lock.closed:
             self._lock_path.unlink(missing_ok=True)
             self._lock.close()

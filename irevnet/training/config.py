@@ -1,7 +1,7 @@
-"""How a network is trained: every choice of a recipe, checked when it is made.
+"""How a network is trained: the settings of a recipe, checked at construction.
 
-This module imports nothing but the standard library, so that a pipeline can check its parameters
-without waiting for PyTorch.
+This module does not import PyTorch, so that a pipeline can check its parameters without waiting for
+it.
 """
 
 from collections.abc import Sequence
@@ -46,22 +46,23 @@ class TrainingConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images in a step.
-        learning_rate: of SGD, the peak (``"onecycle"``) or the first one (``"step"``).
+        learning_rate: learning rate of SGD, the peak (``"onecycle"``) or the first (``"step"``).
         schedule: ``"onecycle"`` (rises linearly for ``warmup`` of the steps, then falls linearly
-            to zero) or ``"step"`` (times ``decay`` at each of ``milestones``).
+            to zero) or ``"step"`` (multiplied by ``decay`` at each of ``milestones``).
         warmup: share of the steps in which a one-cycle schedule rises.
-        milestones: epochs after which a step schedule decays, rising, before the last epoch.
+        milestones: epochs after which a step schedule decays, increasing, before the last epoch.
         decay: factor of a step schedule.
-        momentum: of SGD, Nesterov's.
-        weight_decay: of SGD, on every parameter that it updates.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: weight decay of SGD, on every parameter that it updates.
         optimizer: ``"sgd"`` for every parameter, or ``"muon"``: Muon for the filters of the
             convolutions, SGD for the rest, see :class:`~irevnet.training.optimizer.FilterMuon`.
-        muon_learning_rate: its peak; follows the same schedule.
-        muon_momentum: Nesterov's.
-        muon_weight_decay: decoupled: a step shrinks filters by this times the learning rate.
+        muon_learning_rate: peak learning rate of Muon, which follows the same schedule.
+        muon_momentum: Nesterov momentum of Muon.
+        muon_weight_decay: decoupled weight decay of Muon: a step shrinks filters by this times the
+            learning rate.
         muon_steps: Newton-Schulz iterations, 1 to 20.
         norm_bias_factor: how many times larger SGD's learning rate is for the biases of batch
-            norm; their weight decay is as many times smaller (Jordan, 2024, section 3.4,
+            norm; their weight decay is smaller by the same factor (Jordan, 2024, section 3.4,
             https://arxiv.org/abs/2404.00498).
         residual_scale: factor on the last convolution of every F at initialisation; 0 makes every
             block the identity at first (Goyal et al., 2017, section 5.1,
@@ -76,13 +77,13 @@ class TrainingConfig:
         sides: height and width that training images are resized to, each for an equal share of
             the epochs; empty for the images' own size throughout (progressive resizing: Howard,
             2018, for DAWNBench).
-        precision: of the convolutions (autocast) and of Muon's iterations, ``"float32"`` or
-            ``"bfloat16"``.
+        precision: precision of the convolutions (autocast) and of Muon's iterations,
+            ``"float32"`` or ``"bfloat16"``.
         channels_last: whether activations are laid out with channels last.
         compile: whether to compile the network.
-        accumulation: parts in which a batch passes through the network, one after the other,
-            before a step; batch norm sees a part. Several processes divide them among each other,
-            and take at least one each.
+        accumulation: number of parts in which a batch passes through the network, one after the
+            other, before a step; batch norm sees one part at a time. Several processes divide the
+            parts among themselves, and take at least one each.
         sync_batch_norm: whether batch norm sees the shares of all processes together
             (:class:`torch.nn.SyncBatchNorm`, which needs GPUs).
         averaging: decay per step of the moving average of the weights that training ends with
@@ -133,7 +134,7 @@ class TrainingConfig:
             check_interval(name, getattr(self, name), interval)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            # Not `in` alone: 1 is in (True, False).
+            # `in` alone is not enough: 1 is in (True, False).
             if not any(value is choice or value == choice != 1 for choice in allowed):
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
         if type(self.muon_steps) is not int or not 1 <= self.muon_steps <= 20:
@@ -190,5 +191,5 @@ class TrainingConfig:
                     )
 
     def side(self, epoch: int) -> int | None:
-        """The height and width of training images in an epoch, counted from 0; None: their own."""
+        """Height and width of training images in an epoch, counted from 0; None for their own."""
         return self.sides[epoch * len(self.sides) // self.epochs] if self.sides else None

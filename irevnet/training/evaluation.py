@@ -56,14 +56,14 @@ def evaluate(
         model: images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
         images: the set.
         batch_size: images at a time.
-        precision: of the convolutions, ``"float32"`` or ``"bfloat16"``.
-        views: whose logits are averaged: ``"one"``, the image's own; ``"mirrored"``, also its
-            mirror image's; ``"shifted"``, also those of both moved by a pixel up and left and
-            down and right, with half the weight of the unmoved ones (Jordan, 2024, section 3.5,
-            https://arxiv.org/abs/2404.00498).
+        precision: precision of the convolutions, ``"float32"`` or ``"bfloat16"``.
+        views: views of an image whose logits are averaged: ``"one"``, the image; ``"mirrored"``,
+            also its mirror image; ``"shifted"``, also both of these moved by one pixel up and
+            left and down and right, with half the weight of the unmoved views (Jordan, 2024,
+            section 3.5, https://arxiv.org/abs/2404.00498).
 
     Raises:
-        ValueError: if an argument is none of these.
+        ValueError: if an argument has another value.
 
     Example:
         >>> import irevnet
@@ -117,7 +117,7 @@ def _logits(model: nn.Module, x: Tensor, views: str) -> Tensor:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module into evaluation mode, and back into its own mode, whatever happens."""
+    """Puts every module into evaluation mode, and always restores its own mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -128,13 +128,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Convolutions in ``precision``, ``"float32"`` or ``"bfloat16"``."""
+    """A context with convolutions in ``precision``, ``"float32"`` or ``"bfloat16"``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def lacks_bfloat16() -> bool:
     """Whether convolutions in bfloat16 are far slower on this processor than in float32.
 
-    On an x86 processor without AVX-512 they have no kernel of their own.
+    An x86 processor without AVX-512 has no kernels for them.
     """
     return torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")

@@ -12,24 +12,24 @@ __all__ = ["FilterMuon", "make_optimizers", "orthogonal_factor"]
 
 
 class FilterMuon(torch.optim.Optimizer):
-    """Muon over convolution filters: momentum, made orthogonal before it is applied.
+    """Muon for convolution filters: orthogonalises the momentum before applying it.
 
-    A filter ``(out, in, height, width)`` is the matrix ``(out, in * height * width)``, as in
-    Jordan's speed records for CIFAR-10 (https://kellerjordan.github.io/posts/muon/).
-    :class:`torch.optim.Muon` takes matrices only, and computes in bfloat16 always, for which many
-    processors have no instructions: there a step takes longer than the network's gradient. With
-    ``precision="bfloat16"`` the steps here are its steps, to the bit.
+    A filter ``(out, in, height, width)`` is treated as a matrix ``(out, in * height * width)``, as
+    in Jordan's speed records for CIFAR-10 (https://kellerjordan.github.io/posts/muon/).
+    :class:`torch.optim.Muon` accepts only matrices and always computes in bfloat16, for which many
+    processors have no instructions; there a step takes longer than the network's gradient. With
+    ``precision="bfloat16"`` the steps here are equal to its steps, to the bit.
 
     Args:
         filters: parameters with four dimensions.
         lr: learning rate; a wide matrix moves by singular values of about this size.
-        momentum: Nesterov's, in [0, 1).
+        momentum: Nesterov momentum, in [0, 1).
         weight_decay: decoupled: a step shrinks filters by this times the learning rate.
-        ns_steps: Newton-Schulz iterations.
-        precision: of these, ``"float32"`` or ``"bfloat16"``.
+        ns_steps: number of Newton-Schulz iterations.
+        precision: precision of the iterations, ``"float32"`` or ``"bfloat16"``.
 
     Raises:
-        ValueError: if a filter has not four dimensions.
+        ValueError: if a filter does not have four dimensions.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class FilterMuon(torch.optim.Optimizer):
 
 
 def orthogonal_factor(matrix: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """About the nearest matrix with orthonormal rows (or columns), by Newton-Schulz iterations.
+    """Approximates the nearest matrix with orthonormal rows (or columns), by Newton-Schulz steps.
 
-    The quintic of Muon, whose coefficients make small singular values grow fastest: after five
-    iterations all but the smallest are between 0.7 and 1.2
+    They use Muon's quintic polynomial, whose coefficients make small singular values grow fastest.
+    After five iterations all but the smallest are between 0.7 and 1.2
     (https://kellerjordan.github.io/posts/muon/).
 
     Args:
         matrix: ``(rows, columns)``.
-        steps: iterations.
-        dtype: to compute in, and of the result.
+        steps: number of iterations.
+        dtype: dtype of the computation and of the result.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     factor = matrix.to(dtype, copy=True)
@@ -104,10 +104,10 @@ def orthogonal_factor(matrix: Tensor, steps: int, dtype: torch.dtype = torch.flo
 
 
 def _matrix(filter_: Tensor) -> Tensor:
-    """``(out, in, height, width)`` to ``(out, in * height * width)``, a view where it can be."""
+    """``(out, in, height, width)`` to ``(out, in * height * width)``, a view if possible."""
     if filter_.is_contiguous():
         return filter_.flatten(1)
-    # Channels last. The order of the columns is another, which orthogonality does not see.
+    # Channels last: the columns have another order, which does not affect orthogonality.
     return filter_.permute(0, 2, 3, 1).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe asks for before the first step: that it fits, and how a network begins."""
+"""Preparations for the first training step: checks of a recipe, and initialisation."""
 
 from typing import cast
 
@@ -55,8 +55,8 @@ def scale_residuals(model: nn.Module, factor: float) -> None:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """A network whose weights and statistics are averages of the model's; None without decay."""
+    """A network with averages of the model's weights and statistics; None if ``decay`` is 0."""
     if decay == 0:
         return None
-    # With batch norm's statistics, which would not be those of the averaged weights otherwise.
+    # Also average batch norm's statistics, which would otherwise not fit the averaged weights.
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

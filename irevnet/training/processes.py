@@ -1,8 +1,9 @@
 """Several processes that train one network together, each on its share of every batch.
 
-``torchrun`` starts them, on one machine or many, and tells each by environment variables who it is
-(https://docs.pytorch.org/docs/stable/elastic/run.html); :func:`join_processes` is for the script
-that it runs. A :class:`~irevnet.training.trainer.Trainer` made inside takes its share by itself.
+``torchrun`` starts them, on one or several machines, and gives each its rank in environment
+variables (https://docs.pytorch.org/docs/stable/elastic/run.html). The script that it runs calls
+:func:`join_processes`. A :class:`~irevnet.training.trainer.Trainer` created in that context takes
+its share of every batch by itself.
 """
 
 import contextlib
@@ -21,18 +22,18 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class LostProcessError(RuntimeError):
-    """Another process has ended or cannot be reached; the message says what is left."""
+    """Another process has ended or cannot be reached; the message says how to resume."""
 
 
 @contextlib.contextmanager
 def join_processes(timeout: float = 600.0) -> Iterator[torch.device]:
-    """Joins the group that ``torchrun`` has started, and leaves it in the end.
+    """Joins the group that ``torchrun`` has started, and leaves it at the end.
 
     Args:
-        timeout: seconds after which a process that is waited for counts as lost.
+        timeout: seconds after which a process that does not answer counts as lost.
 
     Yields:
-        The device of this process: the GPU with its number on the machine, or the CPU.
+        The device of this process: the GPU with its local rank, or the CPU.
 
     Raises:
         ValueError: if ``torchrun`` has not started this process, or if there are more processes
@@ -67,35 +68,35 @@ def join_processes(timeout: float = 600.0) -> Iterator[torch.device]:
     try:
         yield device
     except RuntimeError as error:
-        if isinstance(error, LostProcessError) or not _is_of_the_connection(error):
+        if isinstance(error, LostProcessError) or not _is_connection_error(error):
             raise
         raise LostProcessError(
             f"process {rank + 1} of {count} has lost another one ({_first_line(error)}). Start all "
-            "of them again; a training goes on from its checkpoint"
+            "of them again; training resumes from its checkpoint"
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 class Processes:
-    """This process among those that train together; alone if there is no group.
+    """This process in the group of those that train together, or alone without a group.
 
-    Every process has to make one, and to call every method, in the same order.
+    Every process must create one, and call the same methods in the same order.
 
     Attributes:
-        rank: number of this process, from 0.
-        count: how many there are.
+        rank: rank of this process, from 0.
+        count: number of processes.
     """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
         self.count = dist.get_world_size() if together else 1
-        # What is agreed on between steps lies on the CPU, and no GPU has to be waited for.
+        # Processes agree between steps with tensors on the CPU, so that no GPU has to wait.
         self._control: Any = dist.new_group(backend="gloo") if self.count > 1 else None
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag whether it is true in any process."""
+        """For each flag, whether it is true in any process."""
         if self.count == 1:
             return flags
         raised = torch.tensor(flags, dtype=torch.int32)
@@ -111,7 +112,7 @@ class Processes:
         return values
 
     def from_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """What ``make`` returns in the first process, which alone calls it.
+        """Calls ``make`` in the first process alone, and returns its result in every process.
 
         Raises:
             ValueError: in every process, if ``make`` raises it.
@@ -152,7 +153,7 @@ class Processes:
         """Turns the backend's connection errors into :class:`LostProcessError`.
 
         Args:
-            last_good: names what a new attempt starts from.
+            last_good: returns the name of the checkpoint from which a new attempt starts.
 
         Raises:
             LostProcessError: in place of such an error.
@@ -160,7 +161,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not _is_of_the_connection(error):
+            if self.count == 1 or not _is_connection_error(error):
                 raise
             raise LostProcessError(
                 f"process {self.rank + 1} of {self.count} has lost another one "
@@ -169,8 +170,8 @@ class Processes:
             ) from error
 
 
-def _is_of_the_connection(error: RuntimeError) -> bool:
-    # Gloo's have no class of their own.
+def _is_connection_error(error: RuntimeError) -> bool:
+    # Gloo's errors have no class of their own.
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 

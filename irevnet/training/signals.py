@@ -1,4 +1,4 @@
-"""Signals that ask a training run to stop, taken when it can."""
+"""Signals that ask a training run to stop, handled between steps."""
 
 import signal
 import threading
@@ -14,9 +14,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list while it lasts, instead of dying of them.
+    """Collects SIGTERM and SIGINT in a list, so that they do not end the process.
 
-    Only the main thread can do that: elsewhere the list stays empty.
+    Only the main thread can do this; in other threads the list stays empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number; the message says where and what is left."""
+    """The loss became infinite or not a number; the message says where."""
 
 
 def _nothing(*_: object) -> None:
@@ -48,36 +48,36 @@ def _nothing(*_: object) -> None:
 class Trainer:
     """A training run: its network, optimizers and place in the schedule.
 
-    On a CPU the trained weights depend on nothing but ``model``, ``data``, ``config`` and
-    ``seed``: the same ones give the same bits, and so does a run that was interrupted, at any
-    step, and goes on from its checkpoint. The global random generator is left as it was.
+    On a CPU the trained weights depend only on ``model``, ``data``, ``config`` and ``seed``: the
+    same arguments give the same bits, and so does a run that is interrupted at any step and resumes
+    from its checkpoint. The global random generator does not change.
 
-    Made in each process of a group (:func:`~irevnet.training.processes.join_processes`), it
-    trains one network with all of them, each on its share of every batch: the batch of a step is
-    ``batch_size`` images, however many processes there are. A run may go on with another number of
-    them; only with the same number, on machines of the same kind, it ends with the same bits.
+    If each process of a group (:func:`~irevnet.training.processes.join_processes`) creates one, all
+    of them train one network, each on its share of every batch: a step uses ``batch_size`` images,
+    however many processes there are. A run may resume with another number of processes. It ends
+    with the same bits only if that number stays the same, on machines of the same kind.
 
     Args:
-        model: the network, freshly made; trained in place.
+        model: a new network; trained in place.
         data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
         config: the recipe.
-        seed: of order, augmentation and dropout (not of the weights, which ``model`` has).
+        seed: seed of order, augmentation and dropout (not of the weights, which ``model`` has).
         device: where to train.
-        checkpoint: a file for the state as training goes on, or None to keep none. If it holds
-            this run already, training goes on from it. It stays when training is over, until
-            :meth:`finish`. Of several processes the first alone reads and writes it.
+        checkpoint: a file for the state of training, or None to keep none. If it already holds this
+            run, training resumes from it. It stays after training, until :meth:`finish`. Only the
+            first of several processes reads and writes it.
 
     Attributes:
         history: a row per finished epoch, see :func:`train`.
-        step: steps taken in the present epoch.
-        seconds: spent in training, over all sessions of an interrupted run.
-        sessions: how many times it was started.
-        most_processes: how many processes have trained together in one of them, at most.
+        step: steps taken in the current epoch.
+        seconds: seconds spent in training, over all sessions of an interrupted run.
+        sessions: number of times that the run was started.
+        most_processes: largest number of processes that trained together in a session.
         notes: sentences about what was found on disk.
 
     Raises:
-        ValueError: if the recipe does not fit the data or the network, or if the checkpoint is of
-            another run, damaged, in use or in a place that cannot be written.
+        ValueError: if the recipe does not fit the data or the network, or if the checkpoint belongs
+            to another run, is damaged, is in use or cannot be written.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are finished."""
+        """Number of finished epochs."""
         return len(self.history)
 
     def run(
@@ -139,16 +139,16 @@ class Trainer:
     ) -> list[Row]:
         """Trains to the end; returns the history.
 
-        SIGTERM and SIGINT stop it after the step at hand, once the state is saved.
+        SIGTERM and SIGINT stop it after the current step, once the state is saved.
 
         Args:
-            on_epoch: called with the row of every epoch that ends.
+            on_epoch: called with the row of every finished epoch.
             checkpoint_seconds: time between two states on disk.
 
         Raises:
             NonFiniteLossError: with the step, the learning rate and the last good checkpoint.
             LostProcessError: if one of several processes has ended.
-            Stopped: after a signal, to any of them.
+            Stopped: after a signal to any process.
         """
         try:
             with stop_signals() as stopped, self.processes.watching(self._last_good):
@@ -181,7 +181,7 @@ class Trainer:
     def save(self) -> None:
         """Writes the state to the checkpoint, if the run has one.
 
-        Every process of a group has to call it.
+        Every process of a group must call it.
         """
         if self._path is None:
             return
@@ -216,12 +216,12 @@ class Trainer:
         self._checkpoint.save(tensors, metadata)
 
     def finish(self) -> None:
-        """Removes the checkpoint. To be called once the trained weights are safe elsewhere."""
+        """Removes the checkpoint. Call it once the trained weights are safe elsewhere."""
         if self._checkpoint is not None:
             self._checkpoint.remove()
 
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The state to go on from, if there is one; takes hold of the checkpoint."""
+        """Opens the checkpoint; returns the state from which to resume, if there is one."""
         if self._path is None:
             return None
         self._checkpoint = Checkpoint(self._path, self._describe())
@@ -230,7 +230,7 @@ class Trainer:
         return state
 
     def _describe(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with this run, by the name an error gives."""
+        """What a checkpoint must have in common with this run, by the names that errors use."""
         return {
             "network": repr(self.model),
             "settings": dataclasses.asdict(self.config),
@@ -268,7 +268,7 @@ class Trainer:
         self.notes.append(f"resumed after epoch {self.epoch}, step {self.step}")
 
     def _steps(self) -> Iterator[None]:
-        """Takes the steps that are left of the present epoch."""
+        """Takes the remaining steps of the current epoch."""
         config = self.config
         processes = self.processes
         epoch = TrainingPass(self.seed, self.epoch, self.step, processes.rank, processes.count)
@@ -280,9 +280,9 @@ class Trainer:
         for x, labels in batches:
             with torch.random.fork_rng(devices=self._cuda):
                 if self._random_state is None:
-                    # Dropout of the shares differs, as it does within a batch.
+                    # Shares of a batch have different dropout masks, as its images have.
                     torch.manual_seed(epoch.epoch_seed + (processes.rank << 40))
-                    torch.randint(2**62, ())  # the number that seeds order and augmentation
+                    torch.randint(2**62, ())  # skip the number that seeds order and augmentation
                 else:
                     self._set_random_state(self._random_state)
                 self._train_step(x.to(self.device), labels.to(self.device))
@@ -299,7 +299,7 @@ class Trainer:
                 group["lr"] = self._learning_rate(peak)
         loss, correct = self._gradients(x, labels)
         self._losses.append(self.processes.mean(loss))
-        # A GPU would have to be waited for: its losses are looked at when the epoch is over.
+        # Reading a loss would stall a GPU: there, losses are checked at the end of the epoch.
         if self.device.type == "cpu":
             self._check_losses()
         if self.config.gradient_clip > 0:
@@ -311,13 +311,13 @@ class Trainer:
         self._correct += self.processes.sum(correct)
 
     def _gradients(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of this process's share up; its loss, and how many are right."""
+        """Accumulates this process's gradient; returns its loss and how many images are right."""
         parts = parts_per_process(self.config, self.processes.count)
         losses, correct = [], torch.zeros_like(self._correct)
         for number, (images, own_labels) in enumerate(
             zip(x.chunk(parts), labels.chunk(parts), strict=True), start=1
         ):
-            # Shares are put together once, with the last part.
+            # The processes combine their gradients once, with the last part.
             replica = self._replica if number < parts else None
             with contextlib.nullcontext() if replica is None else replica.no_sync():
                 loss, logits = self._loss(images, own_labels)
@@ -337,13 +337,13 @@ class Trainer:
         return loss, logits.detach()
 
     def _finish_epoch(self) -> Row:
-        """Evaluates the network and adds the row of the epoch whose steps are taken."""
+        """Evaluates the network after the last step of an epoch and adds the epoch's row."""
         self._check_losses()
         self._check_weights()
-        best = self.model if self.average is None else self.average.module
-        self.processes.equalise_buffers(best)
+        evaluated = self.model if self.average is None else self.average.module
+        self.processes.equalise_buffers(evaluated)
         shard = self.data.validation.shard(self.processes.rank, self.processes.count)
-        evaluation = evaluate(best, shard, precision=self.config.precision)
+        evaluation = evaluate(evaluated, shard, precision=self.config.precision)
         validation = combine(self.processes.gather(evaluation))
         row = {
             "epoch": self.epoch + 1,
@@ -372,19 +372,19 @@ class Trainer:
         step = int(torch.stack(self._losses).isfinite().long().argmin())
         rate = self._learning_rate(self.config.learning_rate, step)
         raise NonFiniteLossError(
-            f"loss is {self._losses[step].item()} in epoch {self.epoch + 1}, step {step + 1} of "
-            f"it, at learning rate {rate:.3g}; last good checkpoint: {self._last_good()}"
+            f"loss is {self._losses[step].item()} in step {step + 1} of epoch {self.epoch + 1}, "
+            f"at learning rate {rate:.3g}; last good checkpoint: {self._last_good()}"
         )
 
     def _check_weights(self) -> None:
-        """Raises if the last update has spoilt the weights, which no loss has shown yet."""
+        """Raises if the last update made weights non-finite, which no loss has shown yet."""
         finite = torch.stack([value.isfinite().all() for value in self.model.state_dict().values()])
         (spoilt,) = self.processes.any(not finite.all())
         if not spoilt:
             return
         rate = self._learning_rate(self.config.learning_rate, self.step - 1)
         raise NonFiniteLossError(
-            f"weights are not finite after epoch {self.epoch + 1}, step {self.step} of it, at "
+            f"weights are not finite after step {self.step} of epoch {self.epoch + 1}, at "
             f"learning rate {rate:.3g}; last good checkpoint: {self._last_good()}"
         )
 
@@ -404,7 +404,7 @@ class Trainer:
             torch.cuda.set_rng_state(state, device)
 
     def _warm_up(self) -> None:
-        """Has a network compiled by two steps that leave no trace in it."""
+        """Compiles the network by two steps that do not change it."""
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         for side in dict.fromkeys(self.config.sides or [None]):
             augmentation = Augmentation(self.config.padding, self.config.flip, side=side)
@@ -414,7 +414,7 @@ class Trainer:
                 TrainingPass(0, 0, 0, self.processes.rank, self.processes.count),
             )
             with torch.random.fork_rng(devices=self._cuda):
-                # Two: what the first leaves behind may have the second one compiled again.
+                # Two steps: the state after the first may make the second compile again.
                 for x, labels in itertools.islice(batches, 2):
                     self._gradients(x.to(self.device), labels.to(self.device))
         self.model.zero_grad(set_to_none=True)
@@ -433,17 +433,18 @@ def train(
     """Trains ``model`` in place on ``data.train``: a :class:`Trainer` without a checkpoint.
 
     Args:
-        model: the network, freshly made.
+        model: a new network.
         data: its ``validation`` set is evaluated after every epoch; ``test`` is not touched.
         config: the recipe.
-        seed: of order, augmentation and dropout.
+        seed: seed of order, augmentation and dropout.
         device: where to train.
-        on_epoch: called with the row of every epoch that ends.
+        on_epoch: called with the row of every finished epoch.
 
     Returns:
         A row per epoch with ``epoch``, ``learning_rate`` (SGD's, of its last step), ``train_loss``,
-        ``train_accuracy`` (both while it learned), ``validation_loss``, ``validation_accuracy``
-        (of the averaged weights, where there are some; NaN without validation images).
+        ``train_accuracy`` (both in the course of the epoch), ``validation_loss``,
+        ``validation_accuracy`` (of the averaged weights, if there are any; NaN without validation
+        images).
 
     Raises:
         ValueError: if the recipe does not fit the data or the network.

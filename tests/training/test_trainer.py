@@ -274,7 +274,7 @@ class TestNonFiniteLoss:
         path = tmp_path / "checkpoint"
         settings = config(epochs=3, schedule="step", milestones=(2,), learning_rate=0.125)
         message = (
-            "loss is nan in epoch 2, step 3 of it, at learning rate 0.125; "
+            "loss is nan in step 3 of epoch 2, at learning rate 0.125; "
             f"last good checkpoint: {path}"
         )
         with pytest.raises(NonFiniteLossError, match=re.escape(message)):
@@ -293,14 +293,14 @@ class TestNonFiniteLoss:
     @pytest.mark.parametrize("name", ["checkpoint", None])
     def test_without_a_checkpoint_it_says_none(self, digits, tmp_path, name):
         path = None if name is None else tmp_path / name
-        message = r"loss is nan in epoch 1, step 4 of it, .*; last good checkpoint: none$"
+        message = r"loss is nan in step 4 of epoch 1, .*; last good checkpoint: none$"
         with pytest.raises(NonFiniteLossError, match=message):
             Trainer(Exploding(4, "loss"), digits, config(), checkpoint=path).run()
 
     def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_saved(self, digits, tmp_path):
         path = tmp_path / "checkpoint"
         message = (
-            r"weights are not finite after epoch 2, step 4 of it, at learning rate 0.125; "
+            r"weights are not finite after step 4 of epoch 2, at learning rate 0.125; "
             rf"last good checkpoint: {re.escape(str(path))}$"
         )
         settings = config(epochs=3, schedule="step", milestones=(2,), learning_rate=0.125)
