@@ -1,5 +1,5 @@
-"""Speed and memory, measured: beside stored activations, checkpointing and other libraries.
+"""Measures speed and memory against stored activations, checkpointing and other libraries.
 
 ``python -m benchmarks.memory_and_speed`` measures and writes ``results/benchmarks/``. Nothing here
-is a test, and nothing in :mod:`irevnet` knows of it.
+is a test, and nothing in :mod:`irevnet` depends on it.
 """

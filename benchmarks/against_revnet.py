@@ -1,8 +1,8 @@
 """Time of a training step against RevNet of equal depth: ``python -m benchmarks.against_revnet``.
 
-The paper's manuscript as submitted says that training an i-RevNet takes a third longer than that of
-a RevNet (claim C10). Processor seconds of this process, which others on the same machine disturb
-less than the clock's; both networks take turns in every round.
+The paper's manuscript as submitted says that training an i-RevNet takes a third longer than
+training a RevNet (claim C10). Times are processor seconds of this process, which other processes on
+the machine disturb less than wall-clock time. Both networks take turns in every round.
 """
 
 import time
@@ -23,7 +23,7 @@ PAIRS = {
     # Table 1 of the paper: 56 layers each. In smaller batches the update of 181 million parameters
     # takes most of the time.
     "ilsvrc": (("irevnet_a", {}), ("revnet56", {}), 224, 16),
-    # 38 layers each, those of the experiment cifar10.
+    # 38 layers each, as in the experiment cifar10.
     "cifar10": (
         ("irevnet_cifar", {"blocks": [4, 4, 4], "dropout": 0.0}),
         ("revnet_cifar", {"units": [2, 2, 2]}),

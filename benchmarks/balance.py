@@ -1,8 +1,9 @@
-"""Time against memory of the ways to make gradients: ``python -m benchmarks.balance``.
+"""Time against memory of several ways to compute gradients: ``python -m benchmarks.balance``.
 
-Processor seconds of this process, which others on the same machine disturb less than the clock's;
-all ways take turns in every round. Memory is kept, as in the pipeline's trainings: how long new
-memory takes, of which stored activations need most, would be part of every ratio otherwise.
+Times are processor seconds of this process, which other processes on the machine disturb less than
+wall-clock time. All ways take turns in every round. Memory is kept, as in the pipeline's trainings:
+otherwise every ratio would include the time to get new memory, of which stored activations need
+most.
 """
 
 import contextlib
@@ -34,10 +35,10 @@ WAYS = {
     "checkpoint": "checkpoint, per block",
     "checkpoint_all": "checkpoint, last convolution again, too",
 }
-"""Ways of making gradients, and what the figure calls them.
+"""Ways to compute gradients, and their labels in the figure.
 
-A checkpoint stops evaluating a block again where its last convolution begins, whose result no
-gradient needs. The reversible backward needs it to recover the block's input, so that it is to be
+A checkpoint stops evaluating a block again before its last convolution, whose result no gradient
+needs. The reversible backward needs that result to recover the block's input, so it should be
 compared with a checkpoint that does not stop.
 """
 
@@ -94,7 +95,7 @@ def measure(blocks: tuple[int, int, int], batch_size: int, rounds: int) -> dict[
 
 
 def _whole(way: str) -> contextlib.AbstractContextManager[object]:
-    """Has checkpoints made inside evaluate all of a block again, where ``way`` says so."""
+    """Makes checkpoints inside evaluate the whole of a block again, if ``way`` asks for it."""
     if way == "checkpoint_all":
         return set_checkpoint_early_stop(False)
     return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""What the command lines of small benchmarks share: options, the clock, the file they write."""
+"""Shared parts of the benchmarks' command lines: options, provenance, the results file."""
 
 import argparse
 import json
@@ -17,23 +17,23 @@ __all__ = ["Run", "as_trainings_run", "make_parser", "positive"]
 
 
 def positive(text: str) -> int:
-    """A number of things on the command line, of which there must be one.
+    """Parses a positive integer of the command line.
 
     Raises:
-        argparse.ArgumentTypeError: if it is not a whole number from 1 on.
+        argparse.ArgumentTypeError: if it is not one.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return int(text)
 
 
 def as_trainings_run(module: str) -> None:
-    """Starts this process again with the tunables of malloc that the pipeline's trainings have.
+    """Restarts this process with the malloc tunables of the pipeline's trainings.
 
-    They are read when a process starts. Tunables of one's own stay.
+    A process reads them when it starts. Tunables that are already set stay.
 
     Args:
-        module: its name in this package.
+        module: name of the benchmark in this package.
     """
     if "GLIBC_TUNABLES" not in os.environ:
         command = [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]]
@@ -43,19 +43,21 @@ def as_trainings_run(module: str) -> None:
 def make_parser(
     module: str, threads: int | None = 1, *, device: bool = False, data: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser of the options that all have, and of those that several have.
+    """A parser of the options that all benchmarks have, and of those that several have.
 
     Args:
-        module: its name in this package.
-        threads: of the CPU, by default; None leaves the choice to torch.
-        device: whether it measures a GPU, too.
-        data: whether it reads CIFAR-10.
+        module: name of the benchmark in this package.
+        threads: default number of CPU threads; None leaves the choice to torch.
+        device: whether the benchmark can measure a GPU, too.
+        data: whether the benchmark reads CIFAR-10.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
     default = "torch's choice" if threads is None else threads
-    parser.add_argument("--threads", type=positive, default=threads, help=f"of the CPU; {default}")
+    parser.add_argument(
+        "--threads", type=positive, default=threads, help=f"of the CPU; default: {default}"
+    )
     parser.add_argument("--output", type=Path, help="default: results/benchmarks/<device>")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it works")
     if device:
         parser.add_argument(
             "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
@@ -71,18 +73,19 @@ def make_parser(
 
 
 class Run:
-    """A run from the command line, which begins when this is made.
+    """A run from the command line, which begins when the object is created.
 
     Args:
         module: the benchmark, whose results are ``<module>.json``.
-        arguments: of the command line, None for those of the process.
-        chosen: what they say.
-        in_part: whether its results are not those that the book is to show; tiny ones are not.
+        arguments: arguments of the command line, or None for those of the process.
+        chosen: the parsed arguments.
+        in_part: whether the results are partial: they go to ``scratch/``, as those of ``--quick``
+            do, and the book does not show them.
 
     Attributes:
-        device: that is measured.
-        output: the folder of results; made when they are saved.
-        file: of results.
+        device: the device that is measured.
+        output: the folder of results; created when they are saved.
+        file: the file of results.
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class Run:
         self._origin = Origin(public_command(module, given))
 
     def provenance(self) -> dict[str, Any]:
-        """Where results that are there by now come from."""
+        """The provenance of the results up to now."""
         return self._origin.describe()
 
     def save(self, results: dict[str, Any]) -> Path:
-        """Writes the results with their provenance, whole or not at all; returns the file."""
+        """Writes the results with their provenance, atomically; returns the file."""
         self.output.mkdir(parents=True, exist_ok=True)
         unfinished = self.file.with_name(f"{self.file.name}.unfinished")
         record = {"provenance": self.provenance()} | results

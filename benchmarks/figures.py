@@ -11,7 +11,7 @@ from pipeline.figures import use_style
 
 __all__ = ["STYLES", "draw"]
 
-# Okabe and Ito, as in pipeline.figures; a marker each, for print in grey.
+# The palette of Okabe and Ito, as in pipeline.figures; markers tell lines apart in grey print.
 STYLES = {
     "stored": ("#56565A", "D", "-"),
     "checkpoint": ("#009E73", "^", "-"),
@@ -22,11 +22,11 @@ STYLES = {
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Writes ``memory.png`` and ``time.png`` from as much as the sections have found.
+    """Writes ``memory.png`` and ``time.png`` from the results that the sections have so far.
 
     Args:
-        results: by section.
-        folder: where to.
+        results: results by section.
+        folder: where to write the figures.
     """
     use_style()
     if saved := results.get("memory", {}).get("saved", {}).get("irevnet_cifar"):
@@ -42,7 +42,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
         if case["network"] == "irevnet_cifar" and case["dropout"] and "float32" in case["mode"]
     ]
     if cases:
-        # The batch size at which depth was varied is the one that most cases have.
+        # Depth was varied at the batch size that most cases have.
         sizes = [case["batch_size"] for case in cases]
         size = max(sizes, key=sizes.count)
         chosen = {case["blocks_per_stage"]: case for case in cases if case["batch_size"] == size}
@@ -75,7 +75,7 @@ def _lines(
     """A line for each variant against depth, with a band between its quartiles."""
     for variant, heights in values.items():
         colour, marker, line = STYLES[variant]
-        known = depths[: len(heights)]  # a run that was interrupted has fewer
+        known = depths[: len(heights)]  # an interrupted run has fewer
         axis.plot(known, heights, line, color=colour, marker=marker, label=LABELS[variant])
         if bounds:
             low, high = bounds[variant]

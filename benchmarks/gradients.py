@@ -19,7 +19,7 @@ Activation = Callable[[torch.nn.Module], torch.nn.Module]
 
 
 def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) -> None:
-    """Gradients of the reversible backward against those of stored activations."""
+    """Compares gradients of the reversible backward with those of stored activations."""
     results["networks"] = []
     for name in ("irevnet_digits", "irevnet_digits_bijective"):
         try:
@@ -32,14 +32,14 @@ def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) 
         results["networks"].append(_agreement(settings, name, arguments, trained, weights))
         save()
     released, bijective = settings.blocks
-    # Dropout has no weights: those trained with it serve without it, too.
+    # Dropout has no weights, so weights trained with it also serve without it.
     for name, kinds in ((released, ({}, {"dropout": 0.0})), (bijective, ({},))):
         trained, weights = trained_network(settings, name)
         for more in kinds:
             arguments = settings.arguments(name, None, **more)
             results["networks"].append(_agreement(settings, name, arguments, trained, weights))
             save()
-    # What remains of the difference where no ReLU can open or close by a rounding error.
+    # The remaining difference, if no rounding error can switch a ReLU on or off.
     results["smooth"] = []
     for name in settings.blocks:
         trained, weights = trained_network(settings, name, dropout=0.0, activation=smooth)
@@ -50,21 +50,21 @@ def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) 
 
 
 def _overrides_of(name: str) -> dict[str, Any]:
-    """How the zoo's trained network of that name was built."""
+    """The arguments with which the zoo's trained network of that name was built."""
     return read_tensors(pretrained_path(name, "digits"))[1]["overrides"]
 
 
-def _as_it_is(model: torch.nn.Module) -> torch.nn.Module:
+def _unchanged(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
 def trained_network(
     settings: Settings,
     name: str,
-    activation: Activation = _as_it_is,
+    activation: Activation = _unchanged,
     **more: Any,  # noqa: ANN401
 ) -> tuple[torch.nn.Module, str]:
-    """A network after a few steps on images, and how it came about."""
+    """A network after a few training steps on images, and a description of its training."""
     model = activation(built(settings, "stored", name, None, **more))
     size = settings.batch_size
     images, labels, data = settings.batch(model, size * settings.training_steps)
@@ -83,14 +83,14 @@ def _agreement(
     arguments: dict[str, Any],
     trained: torch.nn.Module,
     weights: str,
-    activation: Activation = _as_it_is,
+    activation: Activation = _unchanged,
 ) -> dict[str, Any]:
     """Relative differences of all parameters' gradients, in training mode, at given weights."""
     state = list(trained.state_dict().values())
 
     def gradient(dtype: torch.dtype, **how: str) -> tuple[Tensor, dict[str, Tensor]]:
         model = activation(irevnet.create_model(name, **{**arguments, **how}))
-        # By order: the names count layers, and a network without dropout has fewer.
+        # Match by order: the names count layers, and a network without dropout has fewer.
         model.load_state_dict(dict(zip(model.state_dict(), state, strict=True)))
         model.to(settings.device, dtype).train()
         images, labels, _ = settings.batch(model, settings.batch_size)
@@ -116,7 +116,7 @@ def _agreement(
             (sign != signs_again[layer]).sum().item() for layer, sign in signs.items()
         ),
     }
-    if row["dropout"] == 0:  # masks differ between types
+    if row["dropout"] == 0:  # dropout masks differ between dtypes
         row["float32_stored_against_float64"] = relative_difference(stored, exact)
         row["float32_reversible_against_float64"] = relative_difference(reversible, exact)
         row["fixed_against_float64"] = relative_difference(fixed, exact)

@@ -1,9 +1,9 @@
 """The whole experiment ``ilsvrc2012`` at full size: ``python -m benchmarks.ilsvrc2012``.
 
-Network (b) on photographs of 224 x 224 pixels, from a checkpoint of the released code to verdicts,
-in a copy of the repository. The checkpoint holds random weights and is named for that: what is
-measured is how long each stage takes, what the inverse loses at this size, and that the pipeline
-gets to its end. Of how well the network classifies it says nothing.
+It runs network (b) on photographs of 224 x 224 pixels, from a checkpoint of the released code to
+the verdicts, in a copy of the repository. The checkpoint holds random weights and is named
+accordingly. The benchmark measures how long each stage takes and the error of the inverse at this
+size, and shows that the pipeline completes. It says nothing about how well the network classifies.
 """
 
 import json
@@ -30,9 +30,9 @@ __all__ = ["EXPERIMENT", "FEWER", "SMALL_NETWORK", "TINY", "main", "measure", "p
 EXPERIMENT = "ilsvrc2012"
 
 Changes = Mapping[str, Mapping[str, Any]]
-"""Of an experiment's questions, as they stand in ``params.yaml``."""
+"""Changes of an experiment's questions, by question and key of ``params.yaml``."""
 
-# Fewer images and directions than in params.yaml, which are for a GPU; all else is as there.
+# Fewer images and directions than in params.yaml, whose sizes are for a GPU.
 FEWER: Changes = {
     "inversion": {"images": 20, "gallery": 4, "random_representations": 4},
     "jacobian": {"leading": 2},
@@ -43,7 +43,7 @@ FEWER: Changes = {
     | {"dimensions": [1, 2, 5, 10, 20, 50]},
     "metamers": {"training_images": 60, "test_images": 40},
 }
-# For images of 32 pixels.
+# For images of 32 x 32 pixels.
 TINY: Changes = {
     "inversion": {"images": 6, "gallery": 3, "random_representations": 4},
     "jacobian": {"window": 8, "leading": 20, "precision": "float64"},
@@ -65,18 +65,18 @@ def prepare(
     questions: Changes,
     overrides: Mapping[str, Any],
 ) -> None:
-    """Makes a copy of the repository ready: photographs, random weights, ``params.yaml``.
+    """Prepares a copy of the repository: photographs, random weights, ``params.yaml``.
 
-    Batch norm's statistics are those of some of the photographs, as activations of a hundred
-    blocks would grow out of all bounds without.
+    Batch norm's statistics come from some of the photographs, because the activations of a hundred
+    blocks would grow out of all bounds without them.
 
     Args:
         root: the copy.
         photographs: class folders of images.
-        per_class: how many of each class are used.
-        size: of the squares that are cut out of them.
-        questions: what changes in the experiment's questions.
-        overrides: what changes in the network.
+        per_class: number of images of each class.
+        size: side of the squares that are cropped from them, in pixels.
+        questions: changes of the experiment's questions.
+        overrides: changes of the network's arguments.
 
     Raises:
         ValueError: if there are no class folders with images.
@@ -100,7 +100,7 @@ def prepare(
     section["threads"] = torch.get_num_threads()
     for question, changes in questions.items():
         section[question] |= changes
-    # The default stays, so that this experiment's pipeline is where it is in the repository.
+    # Keep the default experiment, so that the paths of pipelines are those of the repository.
     first = params["default"]
     kept = {"default": first, first: params[first], EXPERIMENT: section}
     path.write_text(yaml.safe_dump(kept, sort_keys=False))
@@ -115,8 +115,8 @@ def measure(root: Path) -> dict[str, Any]:
     """Runs the experiment in a prepared copy.
 
     Returns:
-        ``seconds`` of each stage, the ``parameters`` of the network, what ``inversion`` measured
-        and the ``verdicts`` of the claims.
+        ``seconds`` of each stage, the number of ``parameters`` of the network, the results of
+        ``inversion`` and the ``verdicts`` of the claims.
 
     Raises:
         subprocess.CalledProcessError: if a stage fails.
@@ -150,7 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--photographs", type=Path, required=True, help="class folders of images: .../val"
     )
-    parser.add_argument("--per-class", type=positive, default=12, help="images of each; 12")
+    parser.add_argument(
+        "--per-class", type=positive, default=12, help="images of each; default: 12"
+    )
     chosen = parser.parse_args(arguments)
     if not chosen.photographs.is_dir():
         parser.error(f"--photographs: there is no folder {chosen.photographs}")

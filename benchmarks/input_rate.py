@@ -1,9 +1,10 @@
 """Reading photographs against training on them: ``python -m benchmarks.input_rate``.
 
-How many photographs a second one core of a processor decodes and augments, and how many it trains
-on; and, for a GPU that nobody had at hand, how many it would consume at a rate of computation that
-is assumed, how many cores that takes to feed, and what training on ILSVRC-2012 would take.
-Processor seconds of this process: others on the same machine disturb them less than the clock's.
+It measures how many photographs per second one core of a processor decodes and augments, and how
+many it trains on. For a GPU, which was not available, it computes from an assumed speed how many
+photographs the GPU would consume, how many cores would feed it, and what training on ILSVRC-2012
+would take. Times are processor seconds of this process, which other processes on the machine
+disturb less than wall-clock time.
 """
 
 import math
@@ -38,12 +39,12 @@ _HEIGHT, _WIDTH = 375, 500  # of most photographs of ILSVRC-2012
 
 
 def decoding(files: int, rounds: int, side: int) -> dict[str, float | int]:
-    """Photographs a second that are read, cropped at random and distorted, by one core.
+    """Photographs per second that one core reads, crops at random and distorts.
 
     Args:
-        files: how many there are, of 500 x 375 pixels, JPEG of quality 90.
+        files: number of photographs of 500 x 375 pixels, JPEG of quality 90.
         rounds: how often all of them are read.
-        side: of the squares that come out.
+        side: side of the cropped squares, in pixels.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "photographs")
@@ -62,7 +63,7 @@ def decoding(files: int, rounds: int, side: int) -> dict[str, float | int]:
 
 
 def flops_per_image(model: nn.Module, images: torch.Tensor) -> float:
-    """Floating-point operations of a training step, a multiplication and an addition being two."""
+    """Floating-point operations of a training step per image; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter:
         labels = torch.zeros(len(images), dtype=torch.int64)
         functional.cross_entropy(model.train()(images), labels).backward()
@@ -76,15 +77,15 @@ def estimated(
     """What training on ILSVRC-2012 would take; arithmetic, not a measurement.
 
     Args:
-        flops: of a training step, for an image.
-        decoded: photographs a second that a core decodes and augments.
-        gpu_tflops: what one GPU is assumed to compute, in 1e12 operations a second.
-        gpus: that share the work.
-        price: of one GPU for an hour.
+        flops: operations of a training step per image.
+        decoded: photographs per second that a core decodes and augments.
+        gpu_tflops: assumed speed of one GPU, in 10^12 operations per second.
+        gpus: number of GPUs that share the work.
+        price: price of one GPU for an hour.
 
     Returns:
         ``images_per_second`` of one GPU, ``cores_to_feed`` it, ``hours`` of training on all GPUs
-        and ``price`` of that.
+        and their ``price``.
     """
     rate = gpu_tflops * 1e12 / flops
     hours = EPOCHS * IMAGES / rate / gpus / 3600
@@ -101,10 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = make_parser("input_rate")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument(
-        "--gpu-tflops", type=positive, default=60, help="that a GPU is assumed to reach; 60"
+        "--gpu-tflops", type=positive, default=60, help="assumed speed of a GPU; default: 60"
     )
-    parser.add_argument("--gpus", type=positive, default=8, help="that train together; 8")
-    parser.add_argument("--price", type=positive, default=2, help="of a GPU for an hour; 2")
+    parser.add_argument("--gpus", type=positive, default=8, help="that train together; default: 8")
+    parser.add_argument(
+        "--price", type=positive, default=2, help="of a GPU for an hour; default: 2"
+    )
     chosen = parser.parse_args(arguments)
     run = Run("input_rate", arguments, chosen)
     names, files, side, batch_size = NETWORKS, 100, 224, 8

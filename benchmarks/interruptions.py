@@ -1,8 +1,8 @@
 """Training that is killed again and again: ``python -m benchmarks.interruptions``.
 
-One network of the digits is trained without an interruption, then killed (SIGKILL, all processes at
-once) at random moments and started again, by one process and by two. What is compared are the bits
-of the weights that both end with.
+A network for the digits is trained twice: once without interruption, and once with kills (SIGKILL,
+all processes at once) at random moments, after each of which training is started again. This is
+done with one process and with two. The benchmark compares the bits of the final weights.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ __all__ = ["main", "measure", "train"]
 
 
 def train(folder: Path, epochs: int) -> None:
-    """Trains to the end, or goes on from where it was killed; writes ``folder / "weights"``.
+    """Trains to the end, resuming after a kill; writes the weights' hash to ``folder / "weights"``.
 
-    Under ``torchrun`` together with the other processes.
+    Under ``torchrun`` it trains together with the other processes.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -65,14 +65,14 @@ def measure(processes: int, kills: int, epochs: int, longest: float, seed: int) 
     """Trains once without kills and once with.
 
     Args:
-        processes: that train together.
-        kills: how many.
-        epochs: of the training.
-        longest: seconds of training between two kills, at most.
-        seed: of the moments.
+        processes: number of processes that train together.
+        kills: number of kills.
+        epochs: epochs of training.
+        longest: longest training between two kills, in seconds.
+        seed: seed of the moments of the kills.
 
     Raises:
-        RuntimeError: if a training fails, or is over before it has been killed as often.
+        RuntimeError: if training fails, or ends before the last kill.
     """
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -93,9 +93,11 @@ def measure(processes: int, kills: int, epochs: int, longest: float, seed: int) 
                 delays.append(moments.uniform(0, longest))
                 time.sleep(delays[-1])
                 if training.poll() is not None:
-                    raise RuntimeError(f"it was over after {len(delays) - 1} kills: more epochs")
+                    raise RuntimeError(
+                        f"training ended after {len(delays) - 1} kills: use more epochs"
+                    )
             finally:
-                # In a session of its own it would outlive an interruption of this one.
+                # Training has its own session and would outlive an interruption of this process.
                 if training.poll() is None:
                     os.killpg(training.pid, signal.SIGKILL)
             training.communicate()
@@ -130,16 +132,18 @@ def _start(folder: Path, processes: int, epochs: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, which is killed as one
+        start_new_session=True,  # its own process group, which is killed as a whole
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("interruptions")
-    parser.add_argument("--kills", type=positive, default=20, help="of each training; 20")
-    parser.add_argument("--epochs", type=positive, default=250, help="of each training; 250")
-    parser.add_argument("--worker", type=Path, help="train into this folder, and no more")
+    parser.add_argument("--kills", type=positive, default=20, help="of each training; default: 20")
+    parser.add_argument(
+        "--epochs", type=positive, default=250, help="of each training; default: 250"
+    )
+    parser.add_argument("--worker", type=Path, help="only train into this folder")
     chosen = parser.parse_args(arguments)
     if chosen.worker is not None:
         train(chosen.worker, chosen.epochs)

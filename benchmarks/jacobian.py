@@ -1,9 +1,9 @@
 """Times whole Jacobians against a loop over their rows: ``python -m benchmarks.jacobian``.
 
-Block by block is how i-RevNets are differentiated, many rows or columns at a time any network. The
-loop is what one writes first: a backward pass for every output. Some of its rows are timed
-and their time is scaled to all of them, as every row takes the same; what is compared with it is
-timed whole. All take turns in every round.
+i-RevNets are differentiated block by block, any network many rows or columns at a time. The loop is
+the obvious method: a backward pass for every output. Only some of its rows are timed, and their
+time is scaled to all rows, because each takes the same time. The other methods are timed in full.
+All methods take turns in every round.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ __all__ = ["Sizes", "main", "measure"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a run.
+    """Sizes of a run.
 
     Args:
-        in_shape: of the image.
-        blocks: in each stage of ``irevnet_cifar_bijective``.
-        rounds: of the comparison.
-        rows: of the loop that are timed.
-        memory: bytes for what is computed at a time.
+        in_shape: shape of the image.
+        blocks: blocks in each stage of ``irevnet_cifar_bijective``.
+        rounds: rounds of the comparison.
+        rows: number of rows of the loop that are timed.
+        memory: bytes for the rows or columns that are computed together.
     """
 
     in_shape: tuple[int, int, int] = (3, 32, 32)
@@ -47,7 +47,7 @@ class Sizes:
 
 
 def loop(model: IRevNet, image: Tensor, rows: int) -> Tensor:
-    """The first rows of the Jacobian, one backward pass each, by the image alone."""
+    """The first rows of the Jacobian, one backward pass each, for the image alone."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
     results = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in out[:rows]]
@@ -55,7 +55,7 @@ def loop(model: IRevNet, image: Tensor, rows: int) -> Tensor:
 
 
 def loop_with_parameters(model: IRevNet, image: Tensor, rows: int) -> Tensor:
-    """The same by ``backward()``, which makes the gradients of all parameters, too."""
+    """The same with ``backward()``, which also computes the gradients of all parameters."""
     image = image.clone().requires_grad_()
     out = model.encode(image).flatten()
     results = []
@@ -69,9 +69,9 @@ def loop_with_parameters(model: IRevNet, image: Tensor, rows: int) -> Tensor:
 
 
 def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Seconds of every way, and how many times as fast as each other one ours is.
+    """Seconds of every method, and how many times as fast as the others two of them are.
 
-    ``times_as_fast_as`` is of the way for i-RevNets, ``rows_times_as_fast_as`` of the one by rows.
+    ``times_as_fast_as`` is about the method for i-RevNets, ``rows_times_as_fast_as`` about rows.
     """
     torch.manual_seed(0)
     model = create_irevnet("irevnet_cifar_bijective", in_shape=sizes.in_shape, blocks=sizes.blocks)
@@ -86,17 +86,17 @@ def measure(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         "rows": lambda: jacobians(model.encode, image, memory=sizes.memory),
         "columns": lambda: jacobians(model.encode, image, side="columns", memory=sizes.memory),
     }
-    theirs = ways["loop"]()
+    reference = ways["loop"]()
     differences = {
-        name: ((ways[name]()[0, :rows] - theirs).norm() / theirs.norm()).item()
+        name: ((ways[name]()[0, :rows] - reference).norm() / reference.norm()).item()
         for name in ("blockwise", "rows", "columns")
     }
     seconds = interleave(ways, sizes.rounds, device)
     for name in ("loop", "loop_with_parameters"):
         seconds[name] = [value * dimensions / rows for value in seconds[name]]
 
-    def faster(ours: str, others: Sequence[str]) -> dict[str, Any]:
-        return {name: estimate(ratios(seconds[name], seconds[ours])) for name in others}
+    def faster(method: str, others: Sequence[str]) -> dict[str, Any]:
+        return {name: estimate(ratios(seconds[name], seconds[method])) for name in others}
 
     blockwise = faster("blockwise", ("loop", "loop_with_parameters", "rows", "columns"))
     return {

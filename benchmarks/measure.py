@@ -1,4 +1,4 @@
-"""Clocks and byte counts, and what is made of them."""
+"""Clocks, byte counts, and their statistics."""
 
 import json
 import statistics
@@ -32,20 +32,20 @@ def interleave(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
-    """Times tasks in turn, so that what disturbs the machine disturbs all of them.
+    """Times tasks in turn, so that disturbances of the machine affect all of them.
 
-    Each runs once beforehand. Every round runs all of them once, starting from another one each
-    time.
+    Each task runs once beforehand. Every round runs all of them once and starts with a different
+    one.
 
     Args:
-        tasks: by name.
-        rounds: in which each runs.
-        device: that is waited for before a clock is read.
-        clock: ``time.process_time`` counts seconds of the processor, which others on the machine
-            disturb less.
+        tasks: tasks by name.
+        rounds: number of rounds.
+        device: device to wait for before the clock is read.
+        clock: ``time.process_time`` counts seconds of the processor, which other processes on the
+            machine disturb less.
 
     Returns:
-        Seconds of each task, one value a round.
+        Seconds of each task, one value per round.
     """
     for task in tasks.values():
         task()
@@ -77,10 +77,10 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """By how much the memory that torch has allocated rises during ``step``, at its highest.
+    """The largest rise of the memory that torch has allocated during ``step``.
 
-    On CUDA by the allocator's own count; on the CPU by the profiler's record of every allocation,
-    which knows nothing of what libraries take by themselves.
+    On CUDA it is the allocator's own count; on the CPU it comes from the profiler's record of every
+    allocation, which does not include what libraries allocate themselves.
     """
     if device.type == "cuda":
         _synchronise(device)
@@ -106,7 +106,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def resident_bytes(model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Bytes that are there between two steps: parameters, buffers, state of the optimiser."""
+    """Bytes in use between two steps: parameters, buffers, state of the optimiser."""
     state = (value for values in optimiser.state.values() for value in values.values())
     tensors = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, state)]
     return sum(tensor.nbytes for tensor in tensors)
@@ -155,7 +155,7 @@ def largest(fits: Callable[[int], bool], limit: int, tolerance: float = 0.05) ->
     Args:
         fits: true up to some number and false beyond it.
         limit: nothing larger is tried.
-        tolerance: by how much the answer may fall short, relatively.
+        tolerance: relative amount by which the answer may fall short.
 
     Returns:
         A number that fits; 0 if not even 1 does; ``limit`` if that fits.

@@ -1,4 +1,4 @@
-"""What training takes of memory, and what fits into it."""
+"""How much memory training takes, and what fits into a given memory."""
 
 from functools import partial
 from itertools import product
@@ -61,17 +61,17 @@ def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
 
 
 def capacity(settings: Settings, results: dict[str, Any], save: Save, peak: dict[str, Any]) -> None:
-    """The largest batch and the deepest network that fit into so much memory.
+    """The largest batch and the deepest network that fit into a given memory.
 
-    Between two steps there are parameters, buffers and the optimiser's momentum, within one the
-    peak on top of them. On the CPU both are straight lines through measured sizes, extrapolated;
-    on CUDA sizes are tried until memory runs out.
+    Parameters, buffers and the optimiser's momentum are in memory between two steps; a step adds
+    its peak to them. On the CPU, a straight line is fitted to the sum at the measured sizes and
+    extrapolated; on CUDA, sizes are tried until memory runs out.
 
     Args:
         settings: sizes of the run.
-        results: to be filled.
+        results: dictionary to fill.
         save: called as it fills.
-        peak: what :func:`memory` has found of peaks.
+        peak: the peaks that :func:`memory` has measured.
     """
     results["budgets"] = list(settings.budgets)
     results["how"] = (
@@ -110,17 +110,17 @@ def _saved_at(settings: Settings, name: str, blocks: int) -> dict[str, int]:
 def _step_bytes(
     settings: Settings, variant: str, name: str, blocks: int, batch_size: int
 ) -> tuple[int, int]:
-    """Peak of a training step above what is there before it, and what that is."""
+    """The peak of a training step above the memory in use before it, and that memory."""
     model = built(settings, variant, name, blocks)
     images, labels, _ = settings.batch(model, batch_size)
-    few, optimiser = trainer(model, images[:2], labels[:2])
-    few()  # makes the momentum
+    first_step, optimiser = trainer(model, images[:2], labels[:2])
+    first_step()  # creates the momentum
     step, _ = trainer(model, images, labels, optimiser=optimiser)
     return peak_bytes(step, settings.device), resident_bytes(model, optimiser)
 
 
 def _search(settings: Settings, what: str, variant: str, budget: int) -> int:
-    """The largest size whose training step fits a CUDA device of that many GiB."""
+    """The largest size whose training step fits into ``budget`` GiB of a CUDA device."""
     name = "irevnet_cifar"
     total = torch.cuda.get_device_properties(settings.device).total_memory
     if budget * GIB > total:

@@ -1,7 +1,7 @@
 """Measures training without stored activations: ``python -m benchmarks.memory_and_speed``.
 
-Every section's results are written as soon as they are there, so that a run that is interrupted
-leaves what it has measured.
+Every result is written as soon as it is available, so that an interrupted run keeps its
+measurements.
 """
 
 import dataclasses
@@ -29,13 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("memory_and_speed", threads=None, device=True, data=True)
     parser.add_argument(
-        "--only", nargs="+", choices=list(SECTIONS), help="sections, into scratch/; default: all"
+        "--only",
+        nargs="+",
+        choices=list(SECTIONS),
+        help="sections to run, into scratch/; default: all",
     )
-    parser.add_argument("--no-compile", action="store_true", help="try no compiled F")
+    parser.add_argument("--no-compile", action="store_true", help="do not try compiled F")
     chosen = parser.parse_args(arguments)
     if "capacity" in (chosen.only or ()) and "memory" not in chosen.only:
-        parser.error("--only: capacity is made from what memory measures, name both")
-    # Results in part would take the place of whole ones, which the book reads.
+        parser.error("--only: capacity uses the results of memory, name both")
+    # Partial results must not replace complete ones, which the book reads.
     run = Run("memory_and_speed", arguments, chosen, in_part=bool(chosen.only))
     settings = settings_for(
         run.device, chosen.data, quick=chosen.quick, compiling=not chosen.no_compile
@@ -75,7 +78,7 @@ def settings_for(device: torch.device, data: Path, *, quick: bool, compiling: bo
 
 
 def measure(settings: Settings, run: Run, names: Sequence[str]) -> dict[str, Any]:
-    """Runs sections and writes JSON and figures, anew after every step.
+    """Runs sections; writes JSON again after every step, figures after every section.
 
     Args:
         settings: sizes of the run.
@@ -133,7 +136,7 @@ _VERDICTS = {True: "met", False: "missed", None: "not measured"}
 def _draw(results: dict[str, Any], output: Path) -> None:
     try:
         from benchmarks.figures import draw
-    except ImportError as error:  # a bare machine measures without drawing
+    except ImportError as error:  # a machine without Matplotlib measures without drawing
         print(f"no figures: {error}")
         return
     draw(results, output)
@@ -170,7 +173,7 @@ def _can_compile(device: torch.device) -> bool:
 
 
 def _load() -> float | None:
-    """How many processes wanted to run in the last minute, on systems that tell."""
+    """The load average of the last minute, on systems that report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

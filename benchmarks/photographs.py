@@ -1,10 +1,10 @@
 """Photographs through the paper's networks at full size: ``python -m benchmarks.photographs``.
 
-Crops of 224 x 224 pixels of the two photographs that come with scikit-learn, through networks (a)
-and (b) of the paper's table 1: encoded in one process, the representation written to a file, and
-inverted in a fresh process that has but the file and the seed. There are no trained weights:
-the networks are at initialisation, batch norm's statistics those of the crops. And counted: what a
-training step keeps for the backward pass, for an image.
+Networks (a) and (b) of the paper's table 1 encode crops of 224 x 224 pixels of the two photographs
+that come with scikit-learn. One process writes the representation to a file, and a fresh process,
+which has only the file and the seed, inverts it. There are no trained weights: the networks are at
+initialisation, with batch norm's statistics from the crops. The benchmark also counts the bytes
+that a training step keeps per image for the backward pass.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _network(name: str, images: Tensor, options: dict[str, Any]) -> IRevNet:
 
 
 def invert(source: Path, target: Path) -> None:
-    """The fresh process: makes the network again and inverts what is in a file."""
+    """In the fresh process: builds the network again and inverts the content of a file."""
     content = load_file(source)
     settings = json.loads(source.with_suffix(".json").read_text())
     torch.set_num_threads(settings["threads"])
@@ -130,7 +130,7 @@ def _training_bytes(name: str, side: int, options: dict[str, Any]) -> dict[str, 
     kept = {}
     for backward in ("stored", "balanced", "reversible"):
         model = create_irevnet(name, in_shape=(3, side, side), backward=backward, **options)
-        # What a third image adds.
+        # The bytes that a third image adds.
         three, two = (saved_bytes(partial(model, x[:n]), model) for n in (3, 2))
         kept[backward] = three - two
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -145,7 +145,7 @@ def _training_bytes(name: str, side: int, options: dict[str, Any]) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("photographs")
-    parser.add_argument("--images", type=positive, default=6, help="crops")
+    parser.add_argument("--images", type=positive, default=6, help="number of crops; default: 6")
     parser.add_argument("--invert", type=Path, nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.invert:

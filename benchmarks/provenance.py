@@ -1,4 +1,4 @@
-"""Where a measurement comes from, on machines too that have torch and little else."""
+"""Where a measurement comes from, also on machines that have torch and little else."""
 
 import importlib.metadata
 import os
@@ -23,12 +23,12 @@ _CODE = ("benchmarks", "irevnet", "notebooks", "pipeline", "claims.yaml", "param
 
 
 class Origin:
-    """Where the results of a run come from, as far as it can be said when the run begins.
+    """The provenance of a run's results, recorded when the run begins.
 
-    A commit that is made while it runs is not what it ran.
+    A commit that is made during the run is not the code that runs.
 
     Args:
-        command: that makes the results.
+        command: the command that produces the results.
     """
 
     def __init__(self, command: str) -> None:
@@ -39,7 +39,7 @@ class Origin:
         self._started, self._clock = datetime.now(UTC), time.perf_counter()
 
     def describe(self) -> dict[str, Any]:
-        """The same facts as in the ``provenance.json`` files of the pipeline, seconds until now."""
+        """The facts of the pipeline's ``provenance.json`` files, with the seconds until now."""
         return {
             "command": self._command,
             "commit": self._commit,
@@ -74,7 +74,7 @@ def public_command(module: str, arguments: Sequence[str]) -> str:
 
 
 def _answer(*command: str) -> str | None:
-    """What a command prints, or None where it fails."""
+    """The output of a command, or None if it fails."""
     try:
         answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""What a run measures, section by section; each writes into a dict as it goes."""
+"""The sections of a run; each writes its results into a dict as it goes."""
 
 from collections.abc import Callable
 

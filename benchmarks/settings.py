@@ -15,7 +15,7 @@ from irevnet.network.model import IRevNet
 __all__ = ["Save", "Settings", "built"]
 
 Save = Callable[[], None]
-"""Writes what has been found until now."""
+"""Writes the results up to now."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Settings:
     """Sizes of a run.
 
     Args:
-        device: what to measure on.
+        device: device to measure.
         data: folder that may hold ``cifar-10-batches-py``.
         skip: variants that cannot be measured here.
-        rounds: of every comparison of times.
-        blocks: per network, blocks in each stage where depth is not what varies.
+        rounds: rounds of every comparison of times.
+        blocks: per network, blocks in each stage if depth does not vary.
         depths: blocks in each stage of ``irevnet_cifar``, for times and peaks.
         byte_depths: the same for saved bytes.
-        batch_size: images in a batch where that is not what varies.
+        batch_size: images in a batch if the batch size does not vary.
         batches: batch sizes, for times and peaks.
-        training_steps: before gradients are compared.
-        throughput_batch: images in a batch where throughput is compared.
-        inverse_batch: the same for ``irevnet_b`` at 64 pixels.
+        training_steps: training steps before gradients are compared.
+        throughput_batch: images in a batch for the comparison of throughput.
+        inverse_batch: images in a batch for inverting ``irevnet_b`` at 64 x 64 pixels.
         compile: whether compiled F are tried.
-        budgets: memory that something has to fit into, in GiB.
+        budgets: sizes of memory into which training has to fit, in GiB.
         overrides: per network, arguments that make it smaller; for tests.
     """
 
@@ -60,7 +60,7 @@ class Settings:
 
     @property
     def variants(self) -> list[str]:
-        """What is measured."""
+        """The variants that are measured."""
         return [variant for variant in LABELS if variant not in self.skip]
 
     def arguments(self, name: str, blocks: int | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -70,7 +70,7 @@ class Settings:
         return {**depth, **self.overrides.get(name, {}), **more}
 
     def batch(self, model: torch.nn.Module, count: int) -> tuple[Tensor, Tensor, str]:
-        """Images and labels for a network or a variant of one, and what they are.
+        """Images and labels for a network or a variant of one, and a description of the images.
 
         Raises:
             ValueError: if it is not an i-RevNet.
@@ -88,13 +88,13 @@ def built(
     blocks: int | None,
     **more: Any,  # noqa: ANN401
 ) -> torch.nn.Module:
-    """A network that trains in one of the ways, on the device, always with the same weights.
+    """A network of one variant, on the device, always with the same weights.
 
     Args:
         settings: sizes of the run.
         variant: a key of :data:`benchmarks.variants.LABELS`.
-        name: of an i-RevNet of the zoo.
-        blocks: in each stage; None for those of ``settings``.
+        name: name of an i-RevNet of the zoo.
+        blocks: blocks in each stage; None for those of ``settings``.
         **more: arguments of the network.
     """
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Seconds of a training step, and images a second in training and through the inverse."""
+"""Seconds of a training step, and images per second in training and through the inverse."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -21,8 +21,8 @@ Candidate = tuple[str, Mode]
 def step_time(settings: Settings, results: dict[str, Any], save: Save) -> None:
     """Seconds of a training step of every variant, over depth, batch size, network and mode.
 
-    Beside them the forward pass alone, without gradients: recovering activations evaluates every F
-    once more, so that no reversible step can take less than one plus its share of a stored step.
+    The forward pass alone, without gradients, is timed as well. Recovering activations evaluates
+    every F once more, so a reversible step takes at least a stored step plus a forward pass.
     """
     released, bijective = settings.blocks
     native = settings.blocks[released]
@@ -64,10 +64,10 @@ def step_time(settings: Settings, results: dict[str, Any], save: Save) -> None:
 
 
 def training_throughput(settings: Settings, results: dict[str, Any], save: Save) -> None:
-    """Images a second in training: the released code's way, and the best settings found here.
+    """Training images per second, with the released code's settings and the best found here.
 
-    A pilot tries all settings; what it chooses is then timed anew beside the released code's way,
-    so that the choice does not flatter itself.
+    A pilot tries all settings. The chosen ones are then timed again beside the released code's
+    settings, so that the choice does not bias the comparison.
     """
     name = "irevnet_cifar"
     modes = [Mode(bfloat16, last) for bfloat16, last in product((False, True), repeat=2)]
@@ -115,7 +115,7 @@ def training_throughput(settings: Settings, results: dict[str, Any], save: Save)
 
 
 def inverse_throughput(settings: Settings, results: dict[str, Any], save: Save) -> None:
-    """Images a second through ``encode`` and through ``inverse``, evaluation mode."""
+    """Images per second through ``encode`` and through ``inverse``, in evaluation mode."""
     results["cases"] = []
     cases = [
         *((name, settings.arguments(name), settings.batch_size) for name in settings.blocks),
@@ -190,10 +190,10 @@ def _fastest(pilot: Mapping[Candidate, list[float]]) -> list[Candidate]:
 def _difference_from_released(
     settings: Settings, name: str, trained: torch.nn.Module, variant: str, mode: Mode
 ) -> float:
-    """Of gradients without dropout, whose masks would differ, from those in float32."""
+    """Difference of gradients from those in float32, without dropout, whose masks would differ."""
     vectors = []
-    for how, settled in (("stored", PLAIN), (variant, mode)):
-        model = built(settings, how, name, None, dropout=0.0)
+    for compared, settled in (("stored", PLAIN), (variant, mode)):
+        model = built(settings, compared, name, None, dropout=0.0)
         model.load_state_dict(trained.state_dict())
         images, labels, _ = settings.batch(model, settings.throughput_batch)
         trainer(model, images, labels, settled)

@@ -1,4 +1,4 @@
-"""Training steps, and the settings that decide how fast they are."""
+"""Training steps, and the settings that determine their speed."""
 
 import contextlib
 import functools
@@ -54,7 +54,7 @@ class Mode:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """What the forward pass runs under."""
+        """The context in which the forward pass runs."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
 
 
@@ -70,15 +70,16 @@ def trainer(
 ) -> tuple[Callable[[], None], torch.optim.Optimizer]:
     """One training step as a function without arguments, and its optimiser.
 
-    Forward pass, cross-entropy, backward pass, stochastic gradient descent with momentum, always
-    with the same batch. The function returns nothing, so that CUDA need not be waited for.
+    A step consists of forward pass, cross-entropy, backward pass and stochastic gradient descent
+    with momentum, always with the same batch. The function returns nothing, so that it does not
+    wait for CUDA.
 
     Args:
         model: moved to the device of ``images`` and to the layout of ``mode``.
         images: ``(B, C, H, W)``.
         labels: ``(B,)``.
         mode: how to compute.
-        optimiser: of the model, where it has one already.
+        optimiser: the model's optimiser, if it already has one.
     """
     model.to(images.device).to(memory_format=mode.memory_format).train()
     images = images.contiguous(memory_format=mode.memory_format)
@@ -108,7 +109,7 @@ def forward_pass(model: nn.Module, images: Tensor, mode: Mode) -> Callable[[], N
 
 
 def compile_residuals(model: nn.Module) -> None:
-    """Compiles every F by itself; the coupling around it stays as it is.
+    """Compiles every F by itself, but not the coupling around it.
 
     Raises:
         ValueError: if the network is not an i-RevNet.
@@ -124,7 +125,7 @@ def compile_residuals(model: nn.Module) -> None:
 def gradients(model: nn.Module, images: Tensor, labels: Tensor, mode: Mode = PLAIN) -> Tensor:
     """Gradients of the loss with respect to all parameters, in one float64 vector.
 
-    Random states and running statistics are left as they were found, so that two models in the
+    Random states and running statistics are restored, so that two models in the
     same state see the same dropout masks.
 
     Raises:
@@ -150,7 +151,7 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor, mode: Mode = PLA
 
 
 def smooth(model: nn.Module) -> nn.Module:
-    """Puts SiLU in place of every ReLU layer: a kink turns rounding errors into jumps."""
+    """Replaces every ReLU layer by SiLU, because a kink turns rounding errors into jumps."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.ReLU):
@@ -160,7 +161,7 @@ def smooth(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def relu_signs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Where every ReLU layer was open when it was last evaluated with gradients, by its name."""
+    """By name, where each ReLU layer was active when last evaluated with gradients."""
     signs: dict[str, Tensor] = {}
 
     def note(name: str, out: Tensor) -> None:
@@ -187,9 +188,9 @@ def relative_difference(measured: Tensor, exact: Tensor) -> float:
 def images_for(
     in_shape: tuple[int, int, int], count: int, device: torch.device, folder: Path
 ) -> tuple[Tensor, Tensor, str]:
-    """Training images of the network's size, their labels, and what they are.
+    """Training images of the network's size, their labels, and a name for the images.
 
-    Digits for the networks that read those, CIFAR-10 where it is in ``folder`` (nothing is
+    They are digits for the networks that read those, CIFAR-10 if it is in ``folder`` (nothing is
     downloaded), and otherwise noise.
     """
     if in_shape == (1, 8, 8):

@@ -1,4 +1,4 @@
-"""What the project promises of speed and memory, and whether a run keeps it."""
+"""The project's goals for speed and memory, and whether a run meets them."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ def goal(
     at_least: float | None = None,
     below: float | None = None,
 ) -> dict[str, Any]:
-    """A row ``{what, target, measured, met}`` of what was to be reached, and what was.
+    """A row ``{what, target, measured, met}`` that compares a measurement with its target.
 
     Args:
-        what: is measured.
+        what: description of what is measured.
         measured: a number, an estimate (a median with quartiles, whose median decides), or None
-            where it was not measured, so that ``met`` is None, too.
-        at_most: one of the three bounds, by which ``met`` is decided.
-        at_least: or this one.
-        below: or this one.
+            if it was not measured; ``met`` is then None, too.
+        at_most: the bound, if ``met`` is decided by "at most"; exactly one bound is given.
+        at_least: the bound, if ``met`` is decided by "at least".
+        below: the bound, if ``met`` is decided by "below".
     """
     value = measured["value"] if isinstance(measured, dict) else measured
     (words, bound) = next(
@@ -39,9 +39,9 @@ def goal(
 
 
 def targets(results: Results) -> list[dict[str, Any]]:
-    """Goals of the sections of ``memory_and_speed``, from what they have found.
+    """Goals of the sections of ``memory_and_speed``, compared with their results.
 
-    One is not measured where a run has not measured what it speaks of.
+    A goal counts as not measured if the run lacks the results that it needs.
     """
     return [
         goal(

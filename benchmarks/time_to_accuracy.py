@@ -1,11 +1,11 @@
 """Trains networks of an experiment against the clock: ``python -m benchmarks.time_to_accuracy``.
 
-The pipeline trains the same networks by the same recipe in notebooks; this needs torch and
-scikit-learn only, so that it runs on a machine with a GPU and little else. Images are on the
-device when the clock starts. Set-up, in which the network is compiled, is timed apart. Test images
-are looked at once, when a network is trained; test accuracy is that of the weights as they would
-be stored. Every network's result is written as soon as it is there, and a run that was interrupted
-goes on after the last one.
+The pipeline trains the same networks by the same recipe in notebooks. This benchmark needs little
+more than torch and scikit-learn, so that it runs on a machine with a GPU and little else. Images
+are on the device when the clock starts. Set-up, in which the network is compiled, is timed
+separately. Test images are used once, after training; test accuracy is that of the weights as they
+would be stored. Every network's result is written as soon as it is available, and an interrupted
+run resumes after the last one.
 """
 
 import json
@@ -30,7 +30,7 @@ from irevnet.zoo import model_arguments
 
 __all__ = ["main", "measure", "summary", "target"]
 
-# Of the released code's CIFAR-10 network, which trains for about five hours.
+# The accuracy is that of the released code's CIFAR-10 network, which trains for about five hours.
 ACCURACY, SECONDS = 0.945, 120
 
 
@@ -42,13 +42,13 @@ def measure(
     device: torch.device,
     weights: Path | None,
 ) -> dict[str, Any]:
-    """Trains one network, and says how long it took and how accurate it is.
+    """Trains one network, and measures its training time and accuracy.
 
     Args:
         experiment: a section of ``params.yaml``.
         data: its images.
         family: a key of the section's ``models``.
-        seed: of weights, order and augmentation.
+        seed: seed of weights, order and augmentation.
         device: where to train.
         weights: a folder for the trained network's weights, or None to keep none.
     """
@@ -94,7 +94,7 @@ def measure(
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of every family: accuracy over seeds (mean, standard deviation, range) and seconds."""
+    """For every family, accuracy over seeds (mean, standard deviation, range) and seconds."""
     families = {}
     for family in dict.fromkeys(run["family"] for run in runs):
         own = [run for run in runs if run["family"] == family]
@@ -105,7 +105,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "standard_deviation": statistics.stdev(accuracies) if len(own) > 1 else None,
             "lowest": min(accuracies),
             "highest": max(accuracies),
-            # The first network of a process also pays for what later ones find done.
+            # The first network of a process includes one-time costs, which later ones do not have.
             "training_seconds": [run["seconds"]["training"] for run in own],
             "set_up_seconds": [run["seconds"]["set_up"] for run in own],
         }
@@ -113,7 +113,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def target(families: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was to be reached, and the best that a family of i-RevNets reached in that time."""
+    """The target, and the best result of a family of i-RevNets within its time."""
     own = [results for family, results in families.items() if family.startswith("irevnet")]
     fast = [results for results in own if max(results["training_seconds"]) <= SECONDS]
     best = max((results["test_accuracy"] for results in fast), default=None)
@@ -121,13 +121,13 @@ def target(families: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "what": f"mean test accuracy of an i-RevNet, trained in {SECONDS} s or less",
         "target": f"at least {ACCURACY}",
         "measured": best,
-        # Not reached either if all of them took longer; not measured if there are none.
+        # False if all of them took longer; None, not measured, if there are none.
         "met": any(results["test_accuracy"] >= ACCURACY for results in fast) if own else None,
     }
 
 
 def _clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
+    """Seconds, read once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -138,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser = make_parser("time_to_accuracy", threads=None, device=True, data=True)
     parser.add_argument("--experiment", default="cifar10_released", help="a section of params.yaml")
     parser.add_argument(
-        "--families", nargs="+", default=["irevnet"], help="of its models; default: irevnet"
+        "--families", nargs="+", default=["irevnet"], help="keys of its models; default: irevnet"
     )
-    parser.add_argument("--seeds", type=positive, default=5, help="how many; default: 5")
-    parser.add_argument("--epochs", type=positive, help="in place of the experiment's")
+    parser.add_argument("--seeds", type=positive, default=5, help="number of seeds; default: 5")
+    parser.add_argument("--epochs", type=positive, help="epochs, in place of the experiment's")
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
     chosen = parser.parse_args(arguments)
     sections = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     unknown = sorted(set(chosen.families) - set(experiment["models"]))
     if unknown:
         parser.error(
-            f"--families must be of {', '.join(experiment['models'])}, got {', '.join(unknown)}"
+            f"--families must be among {', '.join(experiment['models'])}, got {', '.join(unknown)}"
         )
     if chosen.quick:
         chosen.epochs, chosen.seeds = 1, 1
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     }
     networks = _finished(run.file, settings)
     done = {(network["family"], network["seed"]) for network in networks}
-    # Seed by seed: whatever the time allows, all families have as many networks.
+    # Seed by seed, so that all families have as many networks whenever the run ends.
     for seed in range(chosen.seeds):
         for family in chosen.families:
             if (family, seed) in done:
@@ -205,7 +205,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The networks of an earlier run with the same settings.
 
     Raises:
-        SystemExit: if the file holds another run: it is not to be lost.
+        SystemExit: if the file holds another run, which must not be overwritten.
     """
     if not path.exists():
         return []

@@ -1,9 +1,9 @@
-"""A training step as the pipeline runs it, with malloc as it comes, and compiled.
+"""A training step with malloc's defaults, as the pipeline runs it, and compiled.
 
-``python -m benchmarks.training_step`` compares processes that take turns: one as torch comes, one
-with the tunables of malloc that trainings get (:mod:`pipeline.malloc`), and one that has the
-network compiled as well (``compile`` in :class:`~irevnet.training.config.TrainingConfig`). The
-first two do the same arithmetic, and what their steps make of the weights is compared to the bit.
+``python -m benchmarks.training_step`` compares processes that take turns: one with torch's
+defaults, one with the malloc tunables of trainings (:mod:`pipeline.malloc`), and one with these
+tunables and a compiled network (``compile`` in :class:`~irevnet.training.config.TrainingConfig`).
+The first two do the same arithmetic, and the benchmark compares their weights to the bit.
 """
 
 import json
@@ -28,7 +28,7 @@ from pipeline.malloc import KEEP_MEMORY
 
 __all__ = ["main", "measure", "work"]
 
-_TARGET = 1.15  # of the released network's throughput, on two threads
+_TARGET = 1.15  # for the speedup of the released network, on two threads
 
 # Malloc's tunables, and whether the network is compiled.
 _WAYS: dict[str, tuple[str | None, bool]] = {
@@ -47,7 +47,7 @@ _NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def work(network: str, batch_size: int, threads: int, *, compiled: bool) -> None:
-    """Takes a training step for every line that comes in; prints the bits of the weights' sum."""
+    """Takes a training step for every line of input; prints the bits of the weights' sum."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     name, overrides = _NETWORKS[network]
@@ -100,7 +100,7 @@ class _Worker:
 def measure(
     network: str, batch_size: int, threads: int, rounds: int, ways: Sequence[str] = tuple(_WAYS)
 ) -> dict[str, Any]:
-    """Seconds of a step of processes that take turns, one for each way.
+    """Seconds of a step in processes that take turns, one for each way.
 
     Raises:
         RuntimeError: if a step fails.
@@ -125,7 +125,7 @@ def measure(
 
 
 def _steps(worker: _Worker) -> None:
-    """Two: the first gives back, or takes again, what others have used meanwhile."""
+    """Takes two steps: the first returns or reclaims memory that others used meanwhile."""
     worker.step()
     worker.step()
 
@@ -133,12 +133,10 @@ def _steps(worker: _Worker) -> None:
 def main(arguments: Sequence[str] | None = None) -> Path | None:
     """Runs from the command line; returns the file of the results."""
     parser = make_parser("training_step", threads=2)
-    parser.add_argument("--rounds", type=positive, default=9, help="of two steps each; 9")
-    parser.add_argument("--batch-size", type=positive, default=128, help="128")
-    parser.add_argument("--worker", choices=_NETWORKS, help="take steps on demand, and no more")
-    parser.add_argument(
-        "--compiled", action="store_true", help="of the worker: compile the network"
-    )
+    parser.add_argument("--rounds", type=positive, default=9, help="of two steps each; default: 9")
+    parser.add_argument("--batch-size", type=positive, default=128, help="default: 128")
+    parser.add_argument("--worker", choices=_NETWORKS, help="only take steps on demand")
+    parser.add_argument("--compiled", action="store_true", help="compile the network of the worker")
     chosen = parser.parse_args(arguments)
     if chosen.worker is not None:
         work(chosen.worker, chosen.batch_size, chosen.threads, compiled=chosen.compiled)

@@ -1,4 +1,4 @@
-"""The ways of training the same i-RevNet that are compared with each other."""
+"""The ways to train an i-RevNet that are compared with each other."""
 
 import importlib
 import warnings
@@ -22,7 +22,7 @@ LABELS = {
     "fixed": "reversible, fixed point",
     "memcnn": "memcnn",
 }
-"""Names of the variants, and what figures and tables call them."""
+"""Names of the variants, and their labels in figures and tables."""
 
 _OWN = {
     "stored": {"backward": "stored"},
@@ -41,7 +41,7 @@ def create_irevnet(name: str, **overrides: Any) -> IRevNet:  # noqa: ANN401
     """An i-RevNet of the zoo in training mode, on the CPU.
 
     Args:
-        name: of the network.
+        name: name of the network.
         **overrides: its arguments.
 
     Raises:
@@ -54,14 +54,14 @@ def create_irevnet(name: str, **overrides: Any) -> IRevNet:  # noqa: ANN401
 
 
 def build(variant: str, name: str, **overrides: Any) -> nn.Module:  # noqa: ANN401
-    """A network of the zoo in training mode, on the CPU, that trains in one of the ways.
+    """A network of one variant in training mode, on the CPU.
 
     Every variant draws the same initial weights from the same random state, and has its
     parameters in the same order.
 
     Args:
         variant: a key of :data:`LABELS`.
-        name: of an i-RevNet of the zoo.
+        name: name of an i-RevNet of the zoo.
         **overrides: arguments of the network.
 
     Raises:
@@ -76,7 +76,7 @@ def build(variant: str, name: str, **overrides: Any) -> nn.Module:  # noqa: ANN4
 
 
 def unavailable() -> dict[str, str]:
-    """Variants that do not work here, with the reason, found out by a training step."""
+    """Variants that fail in a training step on this machine, with the reason."""
     reasons = {}
     for variant in LABELS:
         try:
@@ -87,7 +87,7 @@ def unavailable() -> dict[str, str]:
         except UnavailableError as error:
             reasons[variant] = str(error)
         except Exception as error:
-            # Of our own variants this would be a defect, which is not to be hidden.
+            # In one of our own variants this would be a defect, which must not be hidden.
             if variant != "memcnn":
                 raise
             reasons[variant] = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -96,7 +96,7 @@ def unavailable() -> dict[str, str]:
 
 def _import_memcnn() -> Any:  # noqa: ANN401
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of functions that torch has deprecated
+        warnings.simplefilter("ignore")  # it warns about functions that torch has deprecated
         try:
             return importlib.import_module("memcnn")
         except Exception as error:

@@ -1,7 +1,7 @@
 """One variation of an experiment, as a reader would try it: ``python -m benchmarks.variation``.
 
-The commands of the book's page *One variation* are run in a clone of this repository, in a shell,
-and what they print is kept for that page. Nothing here changes.
+It runs the commands of the book's page *One variation* in a shell, in a clone of this repository,
+and keeps their output for that page. The repository itself does not change.
 """
 
 import subprocess
@@ -28,14 +28,14 @@ COMMANDS = {
     "experiments": "dvc exp list",
     "back": "dvc exp apply more-energy && git status --short",
 }
-"""What is run, one after the other. Pages show them from here."""
+"""The commands, in order. Pages of the book quote them from here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs from the command line; returns the file of the results.
 
     Raises:
-        RuntimeError: if a command fails; the message has what it printed.
+        RuntimeError: if a command fails; the message contains its output.
     """
     chosen = make_parser("variation").parse_args(arguments)
     run = Run("variation", arguments, chosen)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name, "irevnet")
         copy_repository(ROOT, clone)
-        # Whatever branch this is run on: DVC names it.
+        # Use the same branch name wherever this runs, because DVC prints it.
         subprocess.run(["git", "checkout", "--quiet", "-B", "main"], cwd=clone, check=True)
         environment = environment_of(clone)
         # The first command takes a minute or two.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             )
             if done.returncode:
                 raise RuntimeError(f"{command}:\n{done.stdout}{done.stderr}")
-            # Of a run the end; before it stands what the stages print.
+            # Keep only the end of a run, without the output of the stages.
             lines = done.stdout.rstrip().splitlines()
             printed[key] = "\n".join(lines[-2:] if key == "run" else lines)
     return run.save({"commands": COMMANDS, "printed": printed})

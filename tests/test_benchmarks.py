@@ -336,8 +336,8 @@ def test_sections_in_part_do_not_replace_the_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("main", "options", "message"),
     [
-        (balance.main, ["--rounds", "0"], "--rounds: must be a whole number from 1 on, got '0'"),
-        (memory_and_speed.main, ["--only", "capacity"], "made from what memory measures"),
+        (balance.main, ["--rounds", "0"], "--rounds: must be a positive integer, got '0'"),
+        (memory_and_speed.main, ["--only", "capacity"], "capacity uses the results of memory"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_runs(main, options, message, capsys):
@@ -418,8 +418,8 @@ class TestTimeToAccuracy:
         ("options", "message"),
         [
             (("--experiment", "seeds"), "--experiment must be a section of params.yaml, got 'see"),
-            (("--families", "vgg"), "--families must be of irevnet, .*, got vgg"),
-            (("--seeds", "0"), "--seeds: must be a whole number from 1 on, got '0'"),
+            (("--families", "vgg"), "--families must be among irevnet, .*, got vgg"),
+            (("--seeds", "0"), "--seeds: must be a positive integer, got '0'"),
             (("--experiment", "ilsvrc2012"), "nothing is trained in ilsvrc2012"),
             (("--experiment", "cifar10_recipe"), "cifar10_recipe is not judged on test images"),
         ],
