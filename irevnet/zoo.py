@@ -135,7 +135,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
             "channels": (64, 128, 512),
         },
     ),
-    # scikit-learn's handwritten digits: all four about 38 layers deep, 0.2 to 0.3 million
+    # scikit-learn's handwritten digits: all five about 38 layers deep, 0.2 to 0.3 million
     # parameters, stages at 4x4, 2x2 and 1x1
     "irevnet_digits": (IRevNet, _INJECTIVE_DIGITS),
     "irevnet_digits_bijective": (
