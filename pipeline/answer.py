@@ -1,7 +1,7 @@
-"""The answer of the whole reproduction, short: one sentence, a scorecard, what was tested on.
+"""The short answer of the reproduction: one sentence, a scorecard, and what was tested on what.
 
-``README.md``, ``results/README.md`` and the book's first page show it; everything in it is read
-from ``results/<experiment>/``. An experiment counts once one of its claims has been tested.
+``README.md`` and the book's first page show it; everything in it is read from
+``results/<experiment>/``. An experiment counts once one of its claims has been tested.
 """
 
 import re
@@ -39,10 +39,10 @@ SYMBOLS = {
     "inconclusive": "\N{CIRCLE WITH LEFT HALF BLACK}",
     "not tested here": "\N{EN DASH}",
 }
-_STATES = {"fails": 0, "open": 1}  # of conditions: which decides first
+_PRIORITY = {"fails": 0, "open": 1}  # of conditions; the lowest decides
 _OURS = "Not in the paper: "
-# Names of data sets in params.yaml, and what they are called in a sentence.
-_DATA = {
+# Names of data sets in params.yaml, and their spelling in a sentence.
+_DATA_TITLES = {
     "cifar10": "CIFAR-10",
     "digits": "handwritten digits",
     "ilsvrc2012": "ILSVRC-2012",
@@ -52,14 +52,14 @@ _DATA = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What an experiment's training has cost.
+    """The cost of an experiment's training.
 
     Args:
-        networks: how many were trained.
-        epochs: of each.
-        seconds: of training, all networks together.
-        machines: on which they were trained.
-        test_images: that their accuracies come from; 0 if unknown.
+        networks: number of networks trained.
+        epochs: of each network.
+        seconds: of training, summed over the networks.
+        machines: that trained the networks.
+        test_images: number of images behind the accuracies; 0 if unknown.
     """
 
     networks: int
@@ -69,7 +69,7 @@ class Budget:
     test_images: int
 
     def epochs_text(self) -> str:
-        """How many epochs, ``"8"`` or ``"8 to 24"``."""
+        """The number of epochs, ``"8"`` or ``"8 to 24"``."""
         low, high = min(self.epochs, default=0), max(self.epochs, default=0)
         return f"{high}" if low == high else f"{low} to {high}"
 
@@ -86,10 +86,10 @@ class Experiment:
     """An experiment and its claims.
 
     Args:
-        name: of its section in ``params.yaml``.
-        title: of its images, such as ``"CIFAR-10"``.
-        rows: of ``claims.json``.
-        budget: of its training.
+        name: its section in ``params.yaml``.
+        title: the name of its images, such as ``"CIFAR-10"``.
+        rows: the rows of its ``claims.json``.
+        budget: the cost of its training.
     """
 
     name: str
@@ -103,17 +103,17 @@ class Experiment:
         return verdicts.get(claim_id, "not tested here")
 
     def counts(self) -> dict[str, int]:
-        """How many of the paper's claims have each verdict, of those that this experiment tests."""
+        """The number of the paper's claims with each verdict, without those of benchmarks."""
         rows = [row for row in self.rows if from_paper(row) and not by_benchmark(row)]
         verdicts = [row["verdict"] for row in rows]
         return {verdict: verdicts.count(verdict) for verdict in SYMBOLS}
 
 
 def load_experiments(root: Path) -> list[Experiment]:
-    """Experiments of which a claim has been tested, the longest training first.
+    """The experiments with at least one tested claim, longest training first.
 
     Raises:
-        ValueError: if a file of results is damaged or incomplete; the message names it.
+        ValueError: if a result file is damaged or incomplete; the message names it.
     """
     experiments = []
     for file in sorted(root.glob("results/*/claims/claims.json")):
@@ -130,7 +130,7 @@ def load_experiments(root: Path) -> list[Experiment]:
 
 
 def claims_of(experiments: Iterable[Experiment]) -> dict[str, dict[str, Any]]:
-    """The rows of all claims by id, in the words of the first experiment that has them."""
+    """The rows of all claims by id, each from the first experiment that has the claim."""
     rows: dict[str, dict[str, Any]] = {}
     for row in (row for one in experiments for row in one.rows):
         rows.setdefault(row["id"], row)
@@ -138,24 +138,25 @@ def claims_of(experiments: Iterable[Experiment]) -> dict[str, dict[str, Any]]:
 
 
 def title(experiment: str, root: Path) -> str:
-    """What the images of an experiment are called, such as ``"CIFAR-10"``; else its name."""
+    """The name of an experiment's images, such as ``"CIFAR-10"``; else the experiment's name."""
     params = root / "params.yaml"
     sections = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
     data = sections.get(experiment, {}).get("data", {}).get("name")
-    return _DATA.get(data) or _DATA.get(experiment, experiment)
+    return _DATA_TITLES.get(data) or _DATA_TITLES.get(experiment, experiment)
 
 
 def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
     """Verdicts on a claim, each with the number that decides it; empty if none was tested.
 
-    The number is that of the first condition that fails, or is open, or of the first one.
+    The number comes from the first condition that fails, else from the first open one, else from
+    the first one.
     """
     parts = []
     for one in experiments:
         row = next((row for row in one.rows if row["id"] == claim_id), None)
         if row is None or row["verdict"] == "not tested here":
             continue
-        condition = min(row["conditions"], key=lambda c: _STATES.get(c["state"], len(_STATES)))
+        condition = min(row["conditions"], key=lambda c: _PRIORITY.get(c["state"], len(_PRIORITY)))
         parts.append(
             f"**{row['verdict']}** on {one.title}: {_escape(condition['what'])} "
             f"{show_metric(condition)}, rule: {show_bound(condition)}"
@@ -164,7 +165,7 @@ def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
 
 
 def sentence(experiments: Iterable[Experiment]) -> str:
-    """How many claims have which verdict, where, and at what cost."""
+    """The number of claims with each verdict, by experiment, with the cost of its training."""
     experiments = list(experiments)
     parts: list[str] = []
     claims = 0
@@ -191,23 +192,23 @@ def sentence(experiments: Iterable[Experiment]) -> str:
 
 
 def tested_on(experiments: Sequence[Experiment]) -> str:
-    """Images, networks and hardware of each experiment, and what none of them has reached."""
+    """Images, networks and hardware of each experiment, and what no experiment covers."""
     parts = []
     for one in experiments:
         images = f", {one.budget.test_images:,} test images" if one.budget.test_images else ""
         machines = f", trained on {', '.join(one.budget.machines)}" if one.budget.machines else ""
         budget = f": {one.budget}" if one.budget.networks else ""
         parts.append(f"{one.title} (`{one.name}`){budget}{images}{machines}.")
-    if experiments and _DATA["ilsvrc2012"] not in {one.title for one in experiments}:
+    if experiments and _DATA_TITLES["ilsvrc2012"] not in {one.title for one in experiments}:
         parts.append(
-            f"Nothing was tested on the thousand classes of {_DATA['ilsvrc2012']}, where the "
-            "paper's evidence comes from."
+            f"Nothing was tested on the thousand classes of {_DATA_TITLES['ilsvrc2012']}, where "
+            "the paper's evidence comes from."
         )
     return " ".join(parts)
 
 
 def clause(row: dict[str, Any]) -> str:
-    """A claim in a clause, what stands before its colon; ``(ours)`` where the paper makes none."""
+    """A claim up to its colon, followed by ``(ours)`` if the paper does not make it."""
     text = row["claim"].removeprefix(_OURS).partition(": ")[0].rstrip(". ")
     return f"{text[0].upper()}{text[1:]}{'' if from_paper(row) else ' (ours)'}"
 
@@ -232,7 +233,7 @@ def _be(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that it is said in, to two digits."""
+    """A duration in hours, minutes or seconds, rounded for a reader."""
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= length:
             return (
@@ -244,7 +245,7 @@ def duration(seconds: float) -> str:
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """A file of results.
+    """The content of a result file.
 
     Raises:
         ValueError: if it cannot be read; the message names it.
@@ -256,14 +257,14 @@ def read_results(file: Path) -> dict[str, Any]:
 
 
 def budget_of(experiment: str, root: Path) -> Budget:
-    """What the training of an experiment has cost, from the records of its runs.
+    """The cost of an experiment's training, from the records of its runs.
 
     Raises:
         ValueError: if a record is damaged; the message names it.
     """
     files = sorted(root.glob(f"results/{experiment}/train/*/provenance.json"))
     records = [read_results(file) for file in files]
-    # Networks that others have trained have cost nothing here.
+    # Networks trained by others cost nothing here.
     runs = [run for run in records if "training" in run["parameters"]]
     metrics = [file.with_name("metrics.json") for file in files]
     images = [read_results(file).get("test_images", 0) for file in metrics if file.is_file()]
@@ -271,7 +272,7 @@ def budget_of(experiment: str, root: Path) -> Budget:
     return Budget(
         networks=len(runs),
         epochs=tuple(run["parameters"]["training"]["epochs"] for run in runs),
-        # Networks that were trained side by side count each.
+        # Networks trained in parallel each count in full.
         seconds=sum(run.get("timing", {}).get("training", run["seconds"]) for run in runs),
         machines=tuple(dict.fromkeys(machines)),
         test_images=max(images, default=0),

@@ -17,7 +17,7 @@ from pipeline.provenance import FILE, git
 __all__ = ["NO_RESULTS", "Comparison", "Difference", "compare_results", "ignored", "markdown"]
 
 NO_RESULTS = frozenset({FILE, "dvc.yaml", "dvc.lock", ".gitignore"})
-"""Names of files in a folder of results that are no results."""
+"""Names of files in a result folder that are not results."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Difference:
     """One value that differs.
 
     Attributes:
-        file: relative to the folder of results.
+        file: relative to the result folder.
         name: of the value within the file; empty if the file differs as a whole.
-        published: the value there, None where there is none.
-        here: the value of the other folder, None where there is none.
-        distance: between the two, where they are the norms of tensors.
+        published: the published value; None if there is none.
+        here: the value of the other folder; None if there is none.
+        distance: between two tensors, if the values are their norms.
     """
 
     file: str
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def relative(self) -> float | None:
-        """``|here - published| / |published|`` of numbers or tensors, and None of anything else."""
+        """``|here - published| / |published|`` of numbers or tensors; None for anything else."""
         pair = (self.published, self.here)
         if not all(isinstance(value, int | float) and type(value) is not bool for value in pair):
             return None
@@ -49,13 +49,13 @@ class Difference:
 
     @property
     def is_verdict(self) -> bool:
-        """Whether it is the verdict of a claim."""
+        """Whether the value is the verdict on a claim."""
         return self.file == "claims/claims.json" and self.name.endswith(".verdict")
 
 
 @dataclass
 class Comparison:
-    """What two folders of results have in common: the number of equal files, and what differs."""
+    """Two result folders compared: the numbers of files and of equal files, and what differs."""
 
     files: int = 0
     equal: int = 0
@@ -63,16 +63,16 @@ class Comparison:
 
     @property
     def verdicts(self) -> list[Difference]:
-        """Those of the differences that are verdicts of claims."""
+        """The differences that are verdicts on claims."""
         return [difference for difference in self.differences if difference.is_verdict]
 
 
 def ignored(folder: Path, root: Path = ROOT) -> set[str]:
-    """The files of a folder that git leaves out, relative to it: they are published nowhere.
+    """The files that git ignores in a folder, relative to it; they are not published.
 
     Args:
         folder: in the repository.
-        root: the repository; without git nothing is left out.
+        root: the repository; without git, no file is ignored.
     """
     options = ("--others", "--ignored", "--exclude-standard", "-z")
     listing = git("ls-files", *options, "--", str(folder), root=root) or ""
@@ -85,14 +85,14 @@ def compare_results(
 ) -> Comparison:
     """Compares the files of two folders, and the values of those that differ.
 
-    Values of JSON and CSV files are compared one by one, tensors of weights by their relative
-    distance; of other files, such as figures, it says only that they differ. The provenance of a
-    result is no result.
+    JSON and CSV files are compared value by value, weights by the relative distance of their
+    tensors. Other files, such as figures, are only reported as different. Provenance is not
+    compared, because it is not a result.
 
     Args:
         published: results of an experiment.
         here: the same results from another run.
-        left_out: files that are not compared, relative to the folders, as :func:`ignored` says.
+        left_out: files to leave out, relative to the folders, such as those of :func:`ignored`.
 
     Returns:
         The comparison; verdicts come first, then the largest relative differences.
@@ -118,13 +118,13 @@ def markdown(comparison: Comparison, limit: int = 40) -> str:
 
     Args:
         comparison: as :func:`compare_results` returns.
-        limit: rows at most; a last line says how many there are beside them.
+        limit: maximum number of rows; a last line says how many are missing.
     """
     if not comparison.differences:
-        return f"identical: all {comparison.files} files of results"
+        return f"identical: all {comparison.files} result files"
     numbers = sum(difference.relative is not None for difference in comparison.differences)
     lines = [
-        f"{comparison.equal} of {comparison.files} files of results are identical; "
+        f"{comparison.equal} of {comparison.files} result files are identical; "
         f"{numbers} numbers and {len(comparison.verdicts)} verdicts differ",
         "",
         "| file | value | published | here | relative difference |",
@@ -135,8 +135,8 @@ def markdown(comparison: Comparison, limit: int = 40) -> str:
         cells = (difference.file, difference.name or "(the file)")
         values = (_shown(difference.published), _shown(difference.here), relative)
         lines.append(f"| {' | '.join((*cells, *values))} |")
-    if left := len(comparison.differences) - limit:
-        lines += ["", f"... and {left} more"] if left > 0 else []
+    if omitted := len(comparison.differences) - limit:
+        lines += ["", f"... and {omitted} more"] if omitted > 0 else []
     return "\n".join(lines)
 
 
@@ -147,7 +147,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _file_differences(name: str, *paths: Path) -> list[Difference]:
-    """The values that differ, or the file as a whole if it is of a kind without values."""
+    """The values that differ, or the file as a whole if its format has no values to compare."""
     reader = {".json": _json_values, ".csv": _csv_values}.get(paths[0].suffix)
     differences: list[Difference] = []
     try:
@@ -163,7 +163,7 @@ def _file_differences(name: str, *paths: Path) -> list[Difference]:
             differences = _tensor_differences(name, *paths)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         differences = [Difference(name, "", "", f"cannot be read: {error}")]
-    # Of weights that are equal, the description beside them differs.
+    # If all tensors are equal, the metadata in the file differs.
     whole = "metadata" if paths[0].suffix == ".safetensors" else ""
     return differences or [Difference(name, whole, "other bytes", "other bytes")]
 
@@ -219,7 +219,7 @@ def _number(text: str) -> float | str:
 
 
 def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
-    """Equal, as numbers that are not a number are here."""
+    """Whether two values are equal in value and type; NaN equals NaN."""
     both_nan = all(isinstance(value, float) and math.isnan(value) for value in (one, other))
     return both_nan or (one == other and type(one) is type(other))
 

@@ -1,12 +1,12 @@
 """Makes the environment that ``make`` runs everything in: ``.venv``, a link into ``.venvs``.
 
-The Makefile runs this file with the Python that is there before any package is, so it needs nothing
-but the standard library. For each ``requirements.lock`` it makes one environment,
-``.venvs/<start of the lock's hash>``, and points ``.venv`` to it when everything is installed: an
-interrupted or failed installation leaves ``.venv`` as it was, and a switch to another branch and
-back installs nothing. The scripts of an environment hold its path, so it is made where it stays.
+The Makefile runs this file before any package is installed, so it uses only the standard library.
+For each ``requirements.lock`` it makes one environment, ``.venvs/<start of the lock's hash>``, and
+points ``.venv`` to it once everything is installed. An interrupted or failed installation therefore
+leaves ``.venv`` unchanged, and switching to another branch and back installs nothing. The scripts
+of an environment contain its path, so it is built in its final place.
 
-What stands at ``.venv`` and was not made here is never changed: :class:`Refused` says so.
+A ``.venv`` that was not made here is never changed; :class:`Refused` is raised instead.
 """
 
 import argparse
@@ -25,10 +25,10 @@ __all__ = ["Refused", "ensure", "main", "remove"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-_KEPT = 2  # environments of other branches take 6 GB each
+_KEPT = 2  # environments, of 6 GB each, so that a switch between two branches is free
 _STAMP = "made-by-make.json"
 
-# Prints the requirements of a lock that an environment lacks. Run by its own Python.
+# Prints the requirements of a lock that an environment lacks; run by that environment's Python.
 _MISSING = """
 import importlib.metadata, re, sys
 from pip._vendor.packaging.requirements import Requirement
@@ -60,22 +60,22 @@ def ensure(root: Path, python: str) -> Path:
         The folder of the environment.
 
     Raises:
-        Refused: if something else stands at ``.venv``, or the installation of what the lock names
-            fails; ``.venv`` is then as it was. Or if that of this package into it fails, which the
-            next call tries again.
+        Refused: if ``.venv`` was not made here, or the locked packages cannot be installed, in
+            which case ``.venv`` is unchanged; or if this package cannot be installed into it, which
+            the next call tries again.
     """
     environment = _current(root)
     if environment is None or not _fits(root, environment):
-        with _only_one(root):
+        with _locked(root):
             environment = _replace(root, python, _current(root))
     project = _hash(root / "pyproject.toml")
     if _stamp(environment).get("project") != project:
-        with _only_one(root):
-            # Another make may have done it meanwhile.
+        with _locked(root):
+            # Another make may have installed it in the meantime.
             if _stamp(environment).get("project") != project:
                 options = ["--quiet", "--no-deps", "--no-build-isolation", "--editable"]
-                left = "this package is not installed in .venv yet"
-                _pip(root, environment, ["install", *options, "."], left)
+                consequence = "this package is not installed in .venv yet"
+                _pip(root, environment, ["install", *options, "."], consequence)
                 _write_stamp(environment, _stamp(environment) | {"project": project})
     return environment
 
@@ -87,7 +87,7 @@ def remove(root: Path) -> None:
         Refused: if ``.venv`` or ``.venvs`` was not made here.
     """
     environment = _current(root)
-    with _only_one(root):
+    with _locked(root):
         if (root / ".venv").is_symlink():
             (root / ".venv").unlink()
         elif environment is not None:
@@ -96,7 +96,7 @@ def remove(root: Path) -> None:
 
 
 def _current(root: Path) -> Path | None:
-    """The environment at ``.venv``, or None where there is nothing."""
+    """The environment at ``.venv``, or None if there is none."""
     link = root / ".venv"
     advice = "Move it away or rename it, then run make again."
     if link.is_symlink():
@@ -106,14 +106,14 @@ def _current(root: Path) -> Path | None:
         raise Refused(f"{link} is a link to {target}, not made by make. {advice}")
     if not os.path.lexists(link):
         return None
-    # Earlier versions of the Makefile made a folder, with a stamp of this name.
+    # Earlier versions of the Makefile made a folder with this stamp file.
     if (link / "pyvenv.cfg").is_file() and (link / ".locked").is_file():
         return link
-    raise Refused(f"{link} was not made by make, or only in part by an old version. {advice}")
+    raise Refused(f"{link} was not made by make, or an old version of it did not finish. {advice}")
 
 
 def _fits(root: Path, environment: Path) -> bool:
-    """Whether an environment is complete, in place, and holds what the lock names."""
+    """Whether an environment is complete, was not moved, and matches the lock."""
     stamp = _stamp(environment)
     lock = _hash(root / "requirements.lock")
     if stamp.get("path") == str(environment) and stamp.get("lock") == lock:
@@ -139,12 +139,12 @@ def _missing(root: Path, environment: Path) -> bool:
 
 
 def _replace(root: Path, python: str, old: Path | None) -> Path:
-    """Points ``.venv`` to the environment of the lock, which is made if it is not there."""
+    """Points ``.venv`` to the environment of the lock, which is built if it does not exist."""
     environment = root / ".venvs" / _hash(root / "requirements.lock")[:12]
     if not _fits(root, environment):
         _build(root, environment, python)
     link = root / ".venv"
-    if old == link:  # a folder, which nothing can replace in one step
+    if old == link:  # a folder, which cannot be replaced in one step
         link.rename(root / ".venvs" / f"replaced-{os.getpid()}")
     new_link = root / ".venvs" / f"link-{os.getpid()}"
     new_link.symlink_to(environment.relative_to(root))
@@ -160,8 +160,8 @@ def _replace(root: Path, python: str, old: Path | None) -> Path:
 
 def _build(root: Path, environment: Path, python: str) -> None:
     base = _base_python(python)
-    shutil.rmtree(environment, ignore_errors=True)  # what an interrupted run has left
-    print(f"Installing into {environment}: about 6 GB, some minutes", flush=True)
+    shutil.rmtree(environment, ignore_errors=True)  # left by an interrupted run
+    print(f"Installing into {environment}: about 6 GB, a few minutes", flush=True)
     make = [base, "-m", "venv", "--prompt", "irevnet", str(environment)]
     if subprocess.run(make).returncode != 0:
         raise Refused(f"'{base} -m venv' failed, see above; .venv is as it was.")
@@ -172,7 +172,7 @@ def _build(root: Path, environment: Path, python: str) -> None:
 
 
 def _base_python(python: str) -> str:
-    """The executable behind ``python``, which may itself be of an environment.
+    """The executable behind ``python``, which may itself belong to an environment.
 
     Raises:
         Refused: if it is too old or comes without ``venv``.
@@ -196,15 +196,15 @@ def _base_python(python: str) -> str:
     return base
 
 
-def _pip(root: Path, environment: Path, arguments: Sequence[str], left: str) -> None:
+def _pip(root: Path, environment: Path, arguments: Sequence[str], consequence: str) -> None:
     command = [str(environment / "bin" / "python"), "-m", "pip", *arguments]
     if subprocess.run(command, cwd=root).returncode != 0:
-        raise Refused(f"'pip {' '.join(arguments)}' failed, see above; {left}.")
+        raise Refused(f"'pip {' '.join(arguments)}' failed, see above; {consequence}.")
 
 
 @contextlib.contextmanager
-def _only_one(root: Path) -> Iterator[None]:
-    """Makes ``.venvs`` and waits until no other process changes it."""
+def _locked(root: Path) -> Iterator[None]:
+    """Creates ``.venvs`` and locks it, waiting until no other process holds the lock."""
     folder = root / ".venvs"
     mark = folder / "CACHEDIR.TAG"
     if os.path.lexists(folder) and not mark.is_file():
@@ -222,7 +222,7 @@ def _only_one(root: Path) -> Iterator[None]:
 
 
 def _hash(path: Path) -> str:
-    # Read as text: a checkout with other ends of lines is the same list.
+    # Read as text, so that the line endings of a checkout do not matter.
     return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
 
 
@@ -243,7 +243,7 @@ def _write_stamp(environment: Path, stamp: dict[str, str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--python", default=sys.executable, help="what makes an environment")
+    parser.add_argument("--python", default=sys.executable, help="Python that makes an environment")
     parser.add_argument("--remove", action="store_true", help="remove the environments instead")
     options = parser.parse_args(arguments)
     try:

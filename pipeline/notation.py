@@ -1,7 +1,7 @@
 r"""One notation for numbers, in the book, in README.md and in results/README.md.
 
-Very small and very large numbers are mathematics, ``$1.30 \times 10^{-6}$``; shares are in per
-cent, differences of shares in points. An interval follows in brackets, ``97.8% (97.1% to 98.4%)``.
+Very small and very large numbers are typeset, ``$1.30 \times 10^{-6}$``; shares are in per cent,
+differences of shares in points. An interval follows in brackets, ``97.8% (97.1% to 98.4%)``.
 """
 
 import re
@@ -24,23 +24,23 @@ _SUPERSCRIPTS = "\N{SUPERSCRIPT MINUS}" + "".join(
 
 
 class Shown(NamedTuple):
-    """A number in digits, the bounds of its interval, if any, and what belongs to all of them."""
+    """The digits of a number and of its interval, if any, with their sign, exponent and unit."""
 
     value: str
     bounds: Sequence[str] = ()
     sign: str = ""
     exponent: int = 0
-    unit: str = ""  # said once, after the value
+    unit: str = ""  # written once, after the value
 
     def on_one_line(self) -> str:
-        """With the interval in brackets behind the number."""
+        """The number, followed by its interval in brackets."""
         interval = self._interval(self.sign)
         if self.exponent:
             return self._mathematics(rf"{self.value}\ {interval}" if interval else self.value)
         return f"{_minus(self.value)}{self.sign}{self.unit} {interval}".rstrip()
 
     def apart(self) -> tuple[str, str]:
-        """The number, and its interval in brackets; that is empty if there is none."""
+        """The number, and its interval in brackets; the second is empty if there is no interval."""
         interval = self._interval("")
         if self.exponent:
             return self._mathematics(self.value), interval and self._mathematics(interval)
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
         low, high = self.bounds
         if self.exponent:
             return rf"({low}{sign} \text{{ to }} {high}{sign})"
-        # No line may break inside of the brackets.
+        # No line may break inside the brackets.
         to = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
         return f"({_minus(low)}{sign}{to}{_minus(high)}{sign})"
 
@@ -65,22 +65,22 @@ def show_percent(values: Sequence[float], digits: int = 1) -> Shown:
 
     Args:
         values: the share alone, or the share and both ends of its interval.
-        digits: behind the point.
+        digits: after the decimal point.
     """
     shown, *bounds = (f"{100 * x:.{digits}f}" for x in values)
     return Shown(shown, bounds, sign="%")
 
 
 def show_points(values: Sequence[float], digits: int = 2) -> Shown:
-    """A difference of two shares in points; arguments as of :func:`show_percent`."""
+    """A difference of two shares in points; arguments as for :func:`show_percent`."""
     shown, *bounds = (f"{100 * x:.{digits}f}" for x in values)
     return Shown(shown, bounds, unit=" points")
 
 
 def show_number(values: Sequence[float], digits: int = 3) -> Shown:
-    """A number to ``digits`` significant ones; ``values`` as of :func:`show_percent`.
+    """A number to ``digits`` significant digits; ``values`` as for :func:`show_percent`.
 
-    Integers are shown as they are.
+    Integers are shown with all their digits.
     """
     if all(isinstance(x, int) for x in values):
         shown, *bounds = (f"{x:,}" for x in values)
@@ -95,7 +95,7 @@ def show_number(values: Sequence[float], digits: int = 3) -> Shown:
 
 
 def show_metric(condition: dict[str, Any]) -> str:
-    """What a condition of ``claims.json`` has measured, in the unit of its metric."""
+    """The measured value of a condition of ``claims.json``, in the unit of its metric."""
     if "value" not in condition:
         return str(condition["measured"])
     keys = ("value", "low", "high")
@@ -107,7 +107,7 @@ def show_metric(condition: dict[str, Any]) -> str:
 
 
 def show_bound(condition: dict[str, Any]) -> str:
-    """The rule of a condition of ``claims.json``, its numbers in the unit of the metric."""
+    """The rule of a condition of ``claims.json``, with numbers in the unit of its metric."""
     return re.sub(
         r"(?<=at most |t least )\S+",
         lambda number: _exact(condition["unit"], float(number[0])),
@@ -127,22 +127,22 @@ def plain(text: str) -> str:
 
 
 def _in_unit(unit: str, values: Sequence[float], digits: int | None = None) -> str:
-    """Values in a unit of metrics; ``digits`` in place of what suits measured ones."""
+    """Values in a metric's unit; ``digits`` replaces the number that suits measured values."""
     if unit == "difference":
         return show_points(values, digits or 2).on_one_line()
     if unit == "share":
-        # Nothing but all of them is 100%.
-        least = 1
-        while round(values[0], least + 2) == 1 != values[0] and least < 6:
-            least += 1
-        return show_percent(values, digits or least).on_one_line()
+        # Only a share of exactly 1 is shown as 100%.
+        needed = 1
+        while round(values[0], needed + 2) == 1 != values[0] and needed < 6:
+            needed += 1
+        return show_percent(values, digits or needed).on_one_line()
     if len(values) == 1 and 1 <= abs(values[0]) < 1e6 and float(values[0]).is_integer():
         return _minus(f"{int(values[0]):,}")
     return show_number(values, digits or 3).on_one_line()
 
 
 def _exact(unit: str, bound: float) -> str:
-    """A bound, which is exact: all its digits, and no zeros that say how well it is known."""
+    """A bound with all its digits and without trailing zeros, because it is exact."""
     text = _in_unit(unit, [bound], digits=6)
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda match: match[1].rstrip("."), text, count=1)
 

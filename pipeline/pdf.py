@@ -1,9 +1,10 @@
 """Prints the book's pages into one PDF: ``python -m pipeline.pdf``.
 
-Sphinx puts all pages into one, Chromium prints it to ``book/_build/pdf/irevnet-book.pdf``. Executed
-notebooks and the API reference are left out: hundreds of pages that nobody reads on paper. What
-lies beside the HTML pages, such as notebooks to download, is linked to where the published book
-has it (by ``BOOK_REPOSITORY`` or ``BOOK_URL``, as for the HTML pages), or not at all.
+Sphinx joins all pages into one, and Chromium prints it to ``book/_build/pdf/irevnet-book.pdf``.
+Executed notebooks and the API reference are left out: they would add hundreds of pages that nobody
+reads on paper. Links to files beside the HTML pages, such as notebooks to download, lead to the
+published book (set by ``BOOK_REPOSITORY`` or ``BOOK_URL``, as for the HTML pages). Without a
+published book, they become plain text.
 """
 
 import os
@@ -47,12 +48,12 @@ def with_links_that_lead_somewhere(page: str) -> str:
     """HTML whose links lead into itself, to the web, or to the published book.
 
     Args:
-        page: HTML of one page, whose other links are relative to it. Without a canonical address,
-            which a book has that is to be published, they become plain text.
+        page: HTML of one page. Its other links are relative to its canonical address, which the
+            pages of a published book have; without one, they become plain text.
     """
     soup = BeautifulSoup(page, "html.parser")
     canonical = soup.select_one('link[rel="canonical"]')
-    # It makes links of pictures, to enlarge them.
+    # This script turns pictures into links that enlarge them.
     for script in soup.select('script[src*="figures.js"]'):
         script.decompose()
     for link in soup.select("a[href]"):
@@ -88,14 +89,14 @@ def main() -> int:
         build += ["--builder", "custom", "--custom-builder", "singlehtml"]
         page = folder / "_build" / "singlehtml" / "index.html"
         printed = folder / target.name
-        # One page for all has no place for some links, and Sphinx warns of them.
+        # Some links have no target in the single page, and Sphinx warns about them.
         done = subprocess.run(build, capture_output=True, text=True, check=False)
         if done.returncode or not page.is_file():
             print(f"the book could not be built:\n{done.stdout}{done.stderr}", file=sys.stderr)
             return 1
         html = page.read_text(encoding="utf-8")
         page.write_text(with_links_that_lead_somewhere(html), encoding="utf-8")
-        # As root, which containers are, Chromium has no sandbox.
+        # Chromium's sandbox does not work as root, the usual user in containers.
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         options += [
             "--headless",

@@ -1,9 +1,9 @@
-"""Writes the results in README.md and results/README.md, so that nobody types a number there.
+"""Writes the results into README.md and results/README.md, so that nobody types a number there.
 
-``python -m pipeline.readme`` puts the answer, in a sentence and a picture, and the scorecard
-between their markers in README.md, and writes results/README.md, a table for each
+``python -m pipeline.readme`` puts the answer (a sentence and a picture) and the scorecard between
+their markers in README.md, and writes results/README.md, with a table for each
 ``results/<experiment>/claims/claims.json``. With ``--check`` it changes nothing and exits with 1 if
-one of them is not what it would write.
+one of the two files is out of date.
 """
 
 import argparse
@@ -74,16 +74,16 @@ def render_results(root: Path) -> str:
     """Markdown of all experiments' claims, with links relative to ``results/``.
 
     Args:
-        root: the repository. The ``source`` of a row lists files of results, relative to the
-            experiment's folder, each with a ``provenance.json`` beside it; a benchmark's file holds
-            its own.
+        root: the repository. The ``source`` of a row lists result files, relative to the
+            experiment's folder, each with a ``provenance.json`` beside it; a benchmark's file
+            contains its own provenance.
 
     Returns:
         For each experiment a heading, a table with a row per claim, and a line for each machine
         that the rows were measured on.
 
     Raises:
-        ValueError: if a file of results is damaged or incomplete; the message names it.
+        ValueError: if a result file is damaged or incomplete; the message names it.
     """
     files = sorted(root.glob("results/*/claims/claims.json"))
     parts = [_render_experiment(root, file) for file in files]
@@ -94,7 +94,7 @@ def replace(readme: str, name: str, content: str) -> str:
     """The text of README.md with ``content`` between the markers of ``name``.
 
     Raises:
-        ValueError: if the markers are not there once each and in order.
+        ValueError: if a marker is missing or repeated, or the two are in the wrong order.
     """
     start_marker, end_marker = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     before, start, following = readme.partition(start_marker)
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             continue
         if options.check:
             print(
-                f"{name} does not show the results as they are; run: python -m pipeline.readme",
+                f"{name} is not up to date; run: python -m pipeline.readme",
                 file=sys.stderr,
             )
             return 1
@@ -150,7 +150,7 @@ def _render_experiment(root: Path, file: Path) -> str:
     claims = read_results(file)
     results = file.parent.parent
     lines: list[str] = []
-    machines: dict[str, list[str]] = {}  # the claims measured on each
+    machines: dict[str, list[str]] = {}  # ids of the claims measured on each
     try:
         for row in claims["rows"]:
             sources = [Path(normpath(results / source)) for source in row["source"]]
@@ -177,7 +177,7 @@ def _render_experiment(root: Path, file: Path) -> str:
 
 
 def _provenance(source: Path) -> dict[str, Any]:
-    """Of a result: beside it, or for a benchmark in the file itself."""
+    """The provenance of a result: from the file beside it, or from a benchmark's own file."""
     if source.parent.parent.name == "benchmarks":
         return read_results(source)["provenance"]
     return read_results(source.parent / "provenance.json")

@@ -1,11 +1,13 @@
-"""Runs an experiment's pipeline, stages side by side: ``python -m pipeline.repro [experiment]``.
+"""Runs an experiment's pipeline, stages in parallel: ``python -m pipeline.repro [experiment]``.
 
-``dvc repro`` runs one stage after the other. Stages that do not depend on each other can be run at
-the same time by several ``dvc repro``
-(https://dvc.org/doc/command-reference/repro#parallel-stage-execution): as many as the processor's
-cores serve with the threads that ``params.yaml`` allows each, and one at a time on a GPU.
+``dvc repro`` runs one stage after the other. Several ``dvc repro`` can run stages that do not
+depend on each other at the same time
+(https://dvc.org/doc/command-reference/repro#parallel-stage-execution). By default there are as many
+as the cores can serve with the threads that ``params.yaml`` allows each, at most four, and one on a
+GPU.
 
-Without an experiment it runs the default one. It changes no tracked file but results and lock.
+Without an argument it runs the default experiment. The only tracked files that it changes are
+results and DVC's locks.
 """
 
 import argparse
@@ -31,8 +33,8 @@ __all__ = ["allow_without_git", "main", "repro"]
 # Written when the default experiment has run in this checkout.
 _RAN = ROOT / ".dvc" / "tmp" / "default-experiment-ran"
 
-# The first waves: images, rehearsals, training.
-_TRAINING = 3
+# The waves up to training: images, rehearsals, training.
+_TRAINING_WAVES = 3
 
 _NO_GIT = (
     "# Written by pipeline.repro where there is no git repository\n[core]\n    no_scm = true\n"
@@ -40,37 +42,37 @@ _NO_GIT = (
 
 
 def repro(experiment: str, jobs: int, force: bool = False, train_only: bool = False) -> int:
-    """Runs what has changed of an experiment.
+    """Runs the stages of an experiment that are out of date.
 
     Args:
         experiment: a section of ``params.yaml``.
-        jobs: stages at a time.
-        force: whether to run what has not changed, too.
+        jobs: number of stages that run at a time.
+        force: whether to run up-to-date stages, too.
         train_only: whether to stop when the networks are trained.
 
     Returns:
         The exit status: 0, or that of a ``dvc repro`` that failed.
 
     Raises:
-        ParamsError: if the experiment's pipeline is not what ``params.yaml`` says.
-        RuntimeError: if it is running already.
+        ParamsError: if the experiment's pipeline file does not match ``params.yaml``.
+        RuntimeError: if the pipeline is already running.
     """
     params = load_params()
     file = pipeline_file(experiment, params.default)
     path = ROOT / file
     if not path.is_file() or path.read_text(encoding="utf-8") != pipeline_text(experiment, params):
-        raise ParamsError(f"{file} is not what params.yaml says; run: python -m pipeline.stages")
+        raise ParamsError(f"{file} does not match params.yaml; run: python -m pipeline.stages")
     options = ["--force"] if force else []
     waves = [[f"{file.as_posix()}:{stage}" for stage in wave] for wave in _waves(path)]
-    # The last one runs whatever the others have not: with what it takes, nothing.
-    waves = waves[:_TRAINING] if train_only else [*waves, [file.as_posix()]]
+    # The last wave runs whatever the others did not, which should be nothing.
+    waves = waves[:_TRAINING_WAVES] if train_only else [*waves, [file.as_posix()]]
     with _alone(experiment):
         for targets in waves:
             last = targets == [file.as_posix()]
             targets_per_job = [targets[start::jobs] for start in range(min(jobs, len(targets)))]
             single = [] if last else ["--single-item", *options]
             command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *single]
-            # Negative for one that was killed: no maximum tells.
+            # The status of a killed process is negative, so the largest would not show a failure.
             if failures := [
                 status for status in _side_by_side(command, targets_per_job) if status != 0
             ]:
@@ -79,13 +81,13 @@ def repro(experiment: str, jobs: int, force: bool = False, train_only: bool = Fa
 
 
 def _side_by_side(command: list[str], targets_per_job: Sequence[list[str]]) -> list[int]:
-    """Runs a command with each list of targets at the same time; returns the statuses.
+    """Runs a command in parallel, once for each list of targets; returns the exit statuses.
 
-    Whatever ends this process ends them, too: none goes on in the background.
+    Whatever ends this process ends the commands, too; none continues in the background.
     """
     running = []
     try:
-        # Groups of their own: what they start gets the signal, too.
+        # Each gets its own process group, so that its children receive the signal, too.
         for targets in targets_per_job:
             running.append(subprocess.Popen([*command, *targets], cwd=ROOT, start_new_session=True))
         return [process.wait() for process in running]
@@ -101,7 +103,7 @@ def _side_by_side(command: list[str], targets_per_job: Sequence[list[str]]) -> l
 
 @contextlib.contextmanager
 def _alone(experiment: str) -> Iterator[None]:
-    """Keeps a second run of the same experiment from starting."""
+    """Prevents a second run of the same experiment from starting."""
     path = ROOT / ".dvc" / "tmp" / f"repro-{experiment}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -110,7 +112,7 @@ def _alone(experiment: str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             raise RuntimeError(
-                f"the pipeline of {experiment} is running already (process {file.read()}): wait "
+                f"the pipeline of {experiment} is already running (process {file.read()}): wait "
                 "for it, or stop it"
             ) from error
         file.truncate(0)
@@ -120,7 +122,7 @@ def _alone(experiment: str) -> Iterator[None]:
 
 
 def allow_without_git(root: Path = ROOT) -> None:
-    """Has DVC run in a copy of the files without git, such as a downloaded archive."""
+    """Lets DVC run in a copy of the files without git, such as a downloaded archive."""
     config = root / ".dvc" / "config.local"
     if any((folder / ".git").exists() for folder in (root, *root.parents)):
         if config.is_file() and config.read_text(encoding="utf-8") == _NO_GIT:
@@ -134,11 +136,11 @@ def _waves(file: Path) -> Iterator[list[str]]:
     stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
     analyses = [name for name in ("question", *QUESTIONS) if name in stages]
     readers = [name for name in analyses if name in QUESTIONS and QUESTIONS[name].reads]
-    beside = [name for name in analyses if name not in readers]
+    independent = [name for name in analyses if name not in readers]
     networks = [["rehearsal"], ["train"]]
     if "train" not in stages:
         networks = [[], [name for name in stages if name.startswith("convert_")]]
-    for names in (["data"], *networks, ["weights"], beside, readers, ["claims"]):
+    for names in (["data"], *networks, ["weights"], independent, readers, ["claims"]):
         yield [target for name in names for target in _targets(name, stages[name])]
 
 
@@ -153,7 +155,7 @@ def _targets(name: str, stage: dict) -> list[str]:
 
 
 def _default_jobs(threads: int) -> int:
-    import torch  # only now: seconds that --help and errors need not cost
+    import torch  # imported late: it takes seconds, which --help and errors need not cost
 
     if torch.cuda.is_available():
         return 1
@@ -163,7 +165,7 @@ def _default_jobs(threads: int) -> int:
 
 
 def _warn_of_bfloat16(experiment: str, section: Experiment) -> None:
-    """Says so before hours have passed if this processor is the wrong one for a recipe."""
+    """Warns before training begins if this processor is far too slow for a recipe."""
     recipes = [section.recipe(family) for family in section.models]
     if not any(recipe.get("precision") == "bfloat16" for recipe in recipes):
         return
@@ -174,9 +176,9 @@ def _warn_of_bfloat16(experiment: str, section: Experiment) -> None:
     if not torch.cuda.is_available() and lacks_bfloat16():
         print(
             f"The recipe of {experiment} computes in bfloat16, for which this processor has no "
-            "instructions (AVX-512): training takes many times as long as it could. What "
-            "is trained already is not trained again; for the rest another machine is better, or "
-            "an experiment of your own with `precision: float32`.",
+            "instructions (AVX-512): training takes many times as long as on one that has them. "
+            "Networks that are already trained are not trained again. For the others, use another "
+            "machine, or an experiment of your own with `precision: float32`.",
             file=sys.stderr,
         )
 
@@ -188,23 +190,23 @@ def _stop(number: int, _: object) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the module."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.repro", description="Runs the pipeline, stages side by side."
+        prog="python -m pipeline.repro", description="Runs the pipeline, stages in parallel."
     )
     parser.add_argument(
         "experiment", nargs="?", help="a section of params.yaml; default: `default`"
     )
-    parser.add_argument("--force", action="store_true", help="run what has not changed, too")
+    parser.add_argument("--force", action="store_true", help="run up-to-date stages, too")
     parser.add_argument(
         "--first",
         action="store_true",
-        help="as --force the first time in a checkout, so that results are this machine's",
+        help="like --force for the first run in a checkout, so that results are this machine's",
     )
     parser.add_argument(
         "--train",
         action="store_true",
-        help="train what is not trained yet, at low priority, and no more; see pipeline.status",
+        help="only train what is not trained yet, at low priority; see pipeline.status",
     )
-    parser.add_argument("--jobs", type=int, help="stages at a time; default: what fits")
+    parser.add_argument("--jobs", type=int, help="stages at a time; default: as many as fit")
     chosen = parser.parse_args(arguments)
     if chosen.jobs is not None and chosen.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {chosen.jobs}")

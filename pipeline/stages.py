@@ -2,18 +2,18 @@
 
 The pipeline of an experiment that no longer exists, or has become the default one, is removed.
 
-Each experiment of ``params.yaml`` has a pipeline of its own, made from the declarations there and
-in :mod:`pipeline.questions`. That of the default experiment is ``dvc.yaml``, so that ``dvc repro``
-runs it; that of another is ``results/<experiment>/dvc.yaml``, which ``dvc repro`` takes as an
-argument. Running one changes nothing of another, and no tracked file has to be edited to choose.
+Each experiment of ``params.yaml`` has its own pipeline, generated from the declarations there and
+in :mod:`pipeline.questions`. The pipeline of the default experiment is ``dvc.yaml``, which
+``dvc repro`` runs; that of any other is ``results/<experiment>/dvc.yaml``, to be given as an
+argument. Running one pipeline does not change another, and choosing one needs no edit of a tracked
+file.
 
-What a trained network depends on is not the text of the code but what the code does: stage
-``rehearsal`` trains every family in miniature and writes down the bits that came out. Training
-depends on that, on the images' fingerprint and on its recipe. Code that changes without
-changing a bit leaves a training of many hours valid; code that changes one makes it out of date.
-On which processor that is found out does not matter: :mod:`pipeline.rehearsal` compares both
-states of the code on one. Where an experiment's networks are not trained but converted, a stage
-for each does that.
+A trained network depends on what the code does, not on its text: the stage ``rehearsal`` trains
+every family in miniature and records the resulting bits. Training depends on that record, on the
+images' fingerprint and on its recipe. A code change that leaves the bits alone therefore keeps a
+training of many hours valid; one that changes them makes it out of date. The kind of processor does
+not matter, because :mod:`pipeline.rehearsal` compares both versions of the code on the same one. If
+an experiment's networks are converted instead of trained, each has a stage that converts it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pipeline.questions import QUESTIONS
 
 __all__ = ["RUNNER", "TRAINING_CODE", "main", "pipeline_file", "pipeline_text"]
 
-# What runs a notebook, and what notebooks import of the pipeline.
+# The modules that run a notebook, and the modules of the pipeline that notebooks import.
 RUNNER = (
     "pipeline/__init__.py",
     "pipeline/claims.py",
@@ -43,8 +43,7 @@ RUNNER = (
     "pipeline/questions.py",
     "pipeline/run.py",
 )
-# What a training run is computed by: the package without its analyses, and what joins it to the
-# notebook.
+# The code behind a training run: the package without its analyses, the notebook and its runner.
 TRAINING_CODE = (
     "irevnet/__init__.py",
     "irevnet/checks.py",
@@ -72,7 +71,7 @@ def pipeline_file(experiment: str, default: str) -> Path:
 
 
 def pipeline_text(experiment: str, params: Params) -> str:
-    """The pipeline of an experiment, as text of its ``dvc.yaml``.
+    """The text of an experiment's ``dvc.yaml``.
 
     Raises:
         ParamsError: if ``claims.yaml`` is not valid.
@@ -91,13 +90,13 @@ def pipeline_text(experiment: str, params: Params) -> str:
     if section.training is not None:
         content["plots"] = [_plot(experiment, section, root)]
     argument = f" {file.as_posix()}" if up else ""
-    # None: lists of plain values on one line.
+    # With None, lists of plain values stay on one line.
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
     return _HEADER.format(argument=argument) + text
 
 
 def _judged_by(experiment: str, params: Params) -> list[str]:
-    """The files of results by which claims are judged, of questions and of benchmarks."""
+    """The result files of questions and benchmarks that decide the claims."""
     claims = load_claims(experiment, params).values()
     metrics = {condition.metric for claim in claims for condition in claim.conditions}
     decided_by = {tuple(metric.split(".")) for metric in metrics}
@@ -127,7 +126,7 @@ def _stages(
         "rehearsal": {
             "matrix": {"family": list(section.models)},
             "cmd": f"python -m pipeline.rehearsal {to} --family {family}",
-            # Copies: YAML would write the same list as a name and references to it.
+            # Copies, because YAML would write a shared list as an anchor and aliases.
             "params": list(recipe),
             "deps": [
                 *TRAINING_CODE,
@@ -174,7 +173,7 @@ def _stages(
             "cmd": f"python -m pipeline.publish {to}",
             "params": [f"{experiment}.{name}" for name in ("models", "published", "seeds")],
             "deps": ["irevnet", *RUNNER, "pipeline/publish.py", f"{results}/train"],
-            # They stay until the new ones are complete.
+            # The old weights stay until the new ones are complete.
             "outs": [{f"{results}/weights": {"cache": cached, "persist": True}}],
         },
     }
@@ -197,7 +196,7 @@ def _stages(
 
 
 def _question(experiment: str, section: Experiment, name: str) -> dict[str, Any]:
-    # Notebooks read these of params.yaml, beside their own section.
+    # Notebooks read these entries of params.yaml in addition to their own section.
     entries = [name, "data", "models", "seeds", "threads"]
     if section.training is not None:
         entries.append("training")
@@ -218,7 +217,7 @@ def _question(experiment: str, section: Experiment, name: str) -> dict[str, Any]
 
 
 def _own_dependencies(experiment: str, name: str) -> list[str]:
-    """What a question depends on that others do not."""
+    """The dependencies that only this question has."""
     question = QUESTIONS.get(name)
     if question is None:
         return []
@@ -247,7 +246,7 @@ def _plot(experiment: str, section: Experiment, root: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages")
-    parser.add_argument("--check", action="store_true", help="change nothing, name the files")
+    parser.add_argument("--check", action="store_true", help="change nothing, name outdated files")
     options = parser.parse_args(arguments)
     try:
         params = load_params(root / "params.yaml")
@@ -268,7 +267,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             status = 1
         else:
             path.unlink()
-            print(f"{path.relative_to(root)}: removed, as no experiment's pipeline is there")
+            print(f"{path.relative_to(root)}: removed, because it is no experiment's pipeline")
     for path, text in files.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

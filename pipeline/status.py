@@ -1,9 +1,9 @@
-"""How far the training of an experiment is: ``python -m pipeline.status cifar10``.
+"""The progress of an experiment's training: ``python -m pipeline.status cifar10``.
 
-A line per run: done, out of date (done by another recipe than that of ``params.yaml``), running,
-interrupted (it goes on from its checkpoint) or not begun; and an estimate of the time that is left.
-``python -m pipeline.repro cifar10 --train`` trains what is not there yet, and can be stopped and
-started again at will.
+Prints one line per run: done, out of date (trained with another recipe than that of
+``params.yaml``), running, interrupted (it will resume from its checkpoint) or not begun; then an
+estimate of the remaining time. ``python -m pipeline.repro cifar10 --train`` trains the missing
+networks, and can be stopped and restarted at any time.
 """
 
 import argparse
@@ -32,8 +32,8 @@ class Run:
         family: of networks.
         seed: of the run.
         state: one of :data:`STATES`.
-        share: how much of its computation is done, 0 to 1.
-        seconds: of training so far, over all sessions; None if nothing is on record.
+        share: of its computation that is done, 0 to 1.
+        seconds: of training so far, over all sessions; None if not recorded.
     """
 
     family: str
@@ -44,7 +44,7 @@ class Run:
 
 
 def training_runs(experiment: str) -> list[Run]:
-    """Every run of an experiment, in the order in which they are trained; none if none is.
+    """The runs of an experiment in the order of training; empty if nothing is trained.
 
     Raises:
         ParamsError: if there is no such experiment.
@@ -60,10 +60,10 @@ def training_runs(experiment: str) -> list[Run]:
 
 
 def remaining_seconds(runs: Sequence[Run]) -> float | None:
-    """Seconds of training that are left, one run after the other; None if none has begun.
+    """Remaining seconds of training, one run after the other; None if no run has begun.
 
-    A run takes as long as the others of its family, by what they have taken so far; a family of
-    which none has begun as long as the others on average.
+    The estimate for a run is the average of its family, extrapolated from the runs so far. For a
+    family without a run that has begun, it is the average of the other families.
     """
     whole: dict[str, list[float]] = {}
     for run in runs:
@@ -77,7 +77,7 @@ def remaining_seconds(runs: Sequence[Run]) -> float | None:
 
 
 def _run(experiment: str, family: str, seed: int, recipe: dict[str, Any]) -> Run:
-    from pipeline.notebook import checkpoint_path  # takes a second, for PyTorch
+    from pipeline.notebook import checkpoint_path  # imports PyTorch, which takes a second
 
     output = f"results/{experiment}/train/{family}-{seed}"
     if (ROOT / output / "metrics.json").is_file():
@@ -96,14 +96,14 @@ def _run(experiment: str, family: str, seed: int, recipe: dict[str, Any]) -> Run
 
 
 def _share(config: TrainingConfig, epochs: int) -> float:
-    """The share of the computation in the first epochs: small images take less of it."""
+    """The share of the computation in the first epochs; epochs with small images cost less."""
     full = max(config.sides, default=1)
     costs = [float((config.side(epoch) or full) ** 2) for epoch in range(config.epochs)]
     return sum(costs[:epochs]) / sum(costs)
 
 
 def _metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata of a checkpoint, or of the one before; None if neither can be read."""
+    """The metadata of a checkpoint, or of the previous one; None if neither can be read."""
     from irevnet.weights import read_tensors
 
     for candidate in (path, path.with_name(f"{path.name}.previous")):
@@ -133,8 +133,8 @@ def _describe(runs: Sequence[Run]) -> str:
         lines.append(f"{run.family}-{run.seed}: {run.state}{progress}{took}")
     counts = [f"{sum(run.state == state for run in runs)} {state}" for state in STATES]
     left = remaining_seconds(runs)
-    about = "unknown until one has begun" if left is None else f"about {_duration(left)}"
-    return "\n".join([*lines, f"{', '.join(counts)}; left, one after the other: {about}"])
+    about = "unknown until a run has begun" if left is None else f"about {_duration(left)}"
+    return "\n".join([*lines, f"{', '.join(counts)}; remaining, one after the other: {about}"])
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,12 @@
-"""Keeps the notebooks' sources free of what a run leaves in them.
+"""Removes the traces of a run from the notebooks' sources.
 
 ``python -m pipeline.strip_notebooks`` rewrites ``notebooks/*.ipynb`` (or the files named) without
 outputs, execution counts and volatile metadata; with ``--check`` it changes nothing, names the
-files that are not so and exits with 1. DVC hashes the working tree, so a notebook that was run in
-place would otherwise make its stage look changed.
+files that are not stripped and exits with 1. DVC hashes the working tree, so a notebook that was
+run in place would otherwise make its stage look changed.
 
-nbstripout does the first half of this. It renumbers the ids of all cells below one that was
-inserted, and can remove the kernel's name but not set it (Jupyter then asks for a kernel).
+nbstripout removes the same things, but it renumbers the ids of all cells below an inserted one, and
+it can remove the kernel's name but not set it (Jupyter then asks for a kernel).
 """
 
 import argparse
@@ -31,16 +31,16 @@ _CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # the notebook format's rule
 
 
 def strip_notebook(notebook: dict[str, Any], name: str) -> dict[str, Any]:
-    """A notebook as it is to be committed.
+    """A notebook in the form to commit.
 
     Args:
-        notebook: the notebook's JSON, format 4; left as it is.
-        name: the notebook's, from which ids are made for cells that have none.
+        notebook: the notebook's JSON, format 4; not changed.
+        name: the notebook's name, for the ids of cells that have none.
 
     Returns:
-        A notebook of format 4.5 in which sources, attachments, tags and the ids of cells are those
-        of ``notebook``. An id that is missing, malformed or taken by a cell above is made from
-        ``name`` and the cell's position.
+        A notebook of format 4.5 with the sources, attachments, tags, figure settings and cell ids
+        of ``notebook``. An id that is missing, malformed or used by a cell above is replaced by one
+        made from ``name`` and the cell's position.
     """
     cells = notebook["cells"]
     taken = {cell.get("id") for cell in cells}
@@ -67,7 +67,7 @@ def strip_notebook(notebook: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def stripped_text(path: Path) -> str:
-    """The text that the notebook's file is to have.
+    """The text of a notebook's file after stripping.
 
     Raises:
         ValueError: if the file is not a notebook of format 4.

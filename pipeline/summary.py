@@ -1,7 +1,7 @@
-"""The last line of ``make book``: what was computed anew, and whether it equals what is published.
+"""The last line of ``make book``: what was recomputed, and whether it equals what is published.
 
-:func:`begin` marks when a run of the pipeline begins; ``python -m pipeline.summary`` looks at the
-results' times and at git.
+:func:`begin` marks the start of a pipeline run; ``python -m pipeline.summary`` compares the
+results' times with that mark, and their contents with git.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def begin(root: Path = ROOT) -> None:
 
 
 def summary(experiment: str, root: Path = ROOT) -> str:
-    """One line: how many files were computed anew since :func:`begin`, how many equal the commit's.
+    """One line: how many files were recomputed since :func:`begin`, how many equal the commit's.
 
     Args:
         experiment: a section of ``params.yaml``.
@@ -37,14 +37,16 @@ def summary(experiment: str, root: Path = ROOT) -> str:
     unpublished = {folder / name for name in ignored(folder, root)}
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in NO_RESULTS]
     files = [path for path in files if path not in unpublished]
-    anew = {path.relative_to(root).as_posix() for path in files if path.stat().st_mtime >= since}
-    done = f"{len(anew)} computed anew" if anew else "all up to date, nothing computed"
+    recomputed = {
+        path.relative_to(root).as_posix() for path in files if path.stat().st_mtime >= since
+    }
+    done = f"{len(recomputed)} recomputed" if recomputed else "all up to date, nothing computed"
     start = f"Results of {experiment}: {len(files)} files, {done}"
     listing = git(
         "status", "--porcelain", "-z", "--untracked-files=all", "--", str(folder), root=root
     )
     if listing is None:
-        return f"{start}. Without a git repository nothing tells whether they are as published."
+        return f"{start}. Without a git repository they cannot be compared with the published ones."
     changed = {entry[3:] for entry in listing.split("\0")}
     changed = {name for name in changed if name and Path(name).name not in NO_RESULTS}
     if not changed:

@@ -5,9 +5,9 @@ r"""Trains one network of an experiment on several GPUs, or machines, started by
     torchrun --standalone --nproc-per-node=8 \
         -m pipeline.train_parallel --experiment NAME --family FAMILY --seed SEED
 
-The trained network is left as the run's checkpoint. ``make repro EXPERIMENT=NAME`` finds it there
-in a moment, evaluates it and goes on with what depends on it. Interrupted at any step, the same
-command goes on, with another number of processes if need be.
+The trained network is left in the run's checkpoint. ``make repro EXPERIMENT=NAME`` finds it there
+at once, evaluates it and runs the stages that depend on it. After an interruption at any step, the
+same command resumes the training, with another number of processes if necessary.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Reruns an experiment from nothing, in a copy, and compares with the published results.
+"""Reruns an experiment from scratch, in a copy, and compares with the published results.
 
-``python -m pipeline.verify`` copies the commit that is checked out to a temporary folder, removes
-the experiment's results there, runs its whole pipeline and compares: "identical", or a table of the
-numbers and verdicts that differ. Nothing of the repository changes.
+``python -m pipeline.verify`` copies the checked-out commit to a temporary folder, removes the
+experiment's results there, runs its whole pipeline and prints "identical" or a table of the numbers
+and verdicts that differ. The repository itself does not change.
 
-``python -m pipeline.verify --against origin/main`` runs nothing: it compares the results that are
-here with those of a commit, for every experiment.
+``python -m pipeline.verify --against origin/main`` runs nothing. It compares the results in the
+working tree with those of a commit, for every experiment.
 """
 
 import argparse
@@ -32,16 +32,16 @@ __all__ = [
     "main",
 ]
 
-# Exit statuses; Python's own for an error is 1, and argparse's for a wrong option 2.
+# Exit statuses. Python itself exits with 1 after an error, argparse with 2 after a wrong option.
 IDENTICAL, NOT_RUN, NUMBERS, VERDICTS = 0, 1, 3, 4
 
 
 def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
-    """Runs an experiment from nothing in a copy of the repository and compares the results.
+    """Runs an experiment from scratch in a copy of the repository and compares the results.
 
     Args:
         experiment: a section of ``params.yaml``.
-        copy: a folder that is not there yet.
+        copy: a folder that does not exist yet.
         root: the repository.
 
     Raises:
@@ -62,10 +62,10 @@ def verify(experiment: str, copy: Path, root: Path = ROOT) -> Comparison:
 
 
 def against(revision: str, root: Path = ROOT) -> dict[str, Comparison]:
-    """Compares the results that are here with those of a commit.
+    """Compares the results in the working tree with those of a commit.
 
     Args:
-        revision: as git understands it.
+        revision: a commit, in any form that git understands.
         root: the repository.
 
     Returns:
@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m pipeline.verify")
     parser.add_argument("--experiment", help="a section of params.yaml; default: its `default`")
-    parser.add_argument("--against", metavar="COMMIT", help="run nothing, compare with a commit")
+    parser.add_argument("--against", metavar="COMMIT", help="run nothing; compare with a commit")
     parser.add_argument("--keep", action="store_true", help="keep the copy and say where it is")
-    parser.add_argument("--rows", type=int, default=40, help="rows of a table at most")
+    parser.add_argument("--rows", type=int, default=40, help="maximum number of rows of a table")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="irevnet-verify-"))
     try:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             experiment = options.experiment or params.default
             params.section(experiment)
             if git("status", "--porcelain", root=root):
-                print("Uncommitted changes are not part of what is verified.", flush=True)
+                print("Uncommitted changes are not verified.", flush=True)
             comparisons = {experiment: verify(experiment, folder / "copy", root)}
     except (ParamsError, RuntimeError, OSError) as error:
         print(error, file=sys.stderr)

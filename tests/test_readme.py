@@ -165,7 +165,7 @@ def test_main_writes_between_the_markers_once(tmp_path, write, capsys):
     assert (tmp_path / "README.md").read_text() == text
     (tmp_path / "results/README.md").write_text("another")
     assert main(["--check"], tmp_path) == 1
-    assert "results/README.md does not show" in capsys.readouterr().err
+    assert "results/README.md is not up to date" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", START, END, f"{END} {START}", f"{START} {START} {END}"])

@@ -99,7 +99,7 @@ def test_a_pipeline_that_is_not_what_params_yaml_says_is_not_run(started, monkey
     params.section("digits").seeds.append(5)
     monkeypatch.setattr(module, "load_params", lambda: params)
     with pytest.raises(
-        SystemExit, match=r"dvc\.yaml is not what .*run: python -m pipeline\.stages"
+        SystemExit, match=r"dvc\.yaml does not match .*run: python -m pipeline\.stages"
     ):
         main(["--jobs", "1"])
     assert waves == []
@@ -108,7 +108,7 @@ def test_a_pipeline_that_is_not_what_params_yaml_says_is_not_run(started, monkey
 def test_a_second_run_of_an_experiment_does_not_start(started, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_RAN", tmp_path / "ran")
     with module._alone("digits"):
-        message = rf"digits is running already \(process {os.getpid()}\)"
+        message = rf"digits is already running \(process {os.getpid()}\)"
         with pytest.raises(SystemExit, match=message):
             main(["--jobs", "1"])
     assert main(["--jobs", "1"]) == 0

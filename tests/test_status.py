@@ -40,7 +40,7 @@ def test_every_run_has_a_state(root, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "irevnet-1: running 50%, 1 min of training"
     assert lines[-1].startswith(
-        "1 done, 0 out of date, 1 running, 1 interrupted, 22 not begun; left, one after"
+        "1 done, 0 out of date, 1 running, 1 interrupted, 22 not begun; remaining, one after"
     )
     running.close()
 

@@ -63,7 +63,7 @@ def commit(root, settings):
 def test_equal_results_are_identical_and_the_copy_is_removed(repository, tmp_path, capfd):
     before = {path: path.read_bytes() for path in repository.rglob("results/**/*.json")}
     assert main(["--experiment", "digits"], repository) == IDENTICAL
-    assert "digits: identical: all 1 files" in capfd.readouterr().out
+    assert "digits: identical: all 1 result files" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in repository.rglob("results/**/*.json")} == before
     assert list(tmp_path.iterdir()) == [repository]
 
@@ -80,7 +80,7 @@ def test_a_number_that_differs_is_told_from_a_verdict(repository, capfd):
 def test_uncommitted_changes_are_not_verified_and_that_is_said(repository, capfd):
     (repository / "settings").write_text("0.75 inconclusive")
     assert main(["--experiment", "digits"], repository) == IDENTICAL
-    assert "Uncommitted changes are not part" in capfd.readouterr().out
+    assert "Uncommitted changes are not verified" in capfd.readouterr().out
 
 
 def test_a_stage_that_fails_is_no_difference(repository, capfd):
@@ -146,6 +146,6 @@ def test_results_are_compared_with_those_of_a_commit(repository, capfd):
     assert main(["--against", "HEAD"], repository) == VERDICTS
     report = capfd.readouterr().out
     assert "rows.C1.verdict | consistent | inconclusive" in report
-    assert "new: 0 of 1 files" in report
+    assert "new: 0 of 1 result files" in report
     assert main(["--against", "no-such-commit"], repository) == NOT_RUN
     assert "no-such-commit" in capfd.readouterr().err
