@@ -1,1 +1,1 @@
-"""What joins DVC, papermill and the book: parameters, notebook runner, claims, figures."""
+"""The link between DVC, papermill and the book: parameters, notebook runner, claims, figures."""

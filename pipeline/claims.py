@@ -72,8 +72,8 @@ class Claim(Section):
 
     claim: Text
     paper: Text
-    written: date  # the day of the rule
-    networks: Annotated[int, Field(ge=1)] = 1  # that a condition needs at least
+    written: date  # the date of the rule
+    networks: Annotated[int, Field(ge=1)] = 1  # minimum for a condition
     note: str = ""
     conditions: list[Condition]
 
@@ -98,12 +98,12 @@ class _Claims(Section):
 def load_claims(
     experiment: str, params: Params | None = None, path: Path = ROOT / "claims.yaml"
 ) -> dict[str, Claim]:
-    """The claims by id, their bounds as numbers: those of the file, or the experiment's own.
+    """The claims by id, with bounds as numbers: the experiment's own, else those of the file.
 
     Args:
         experiment: a section of ``params.yaml``.
-        params: that file, if it is read already.
-        path: the file of the claims.
+        params: the content of that file, if it was read already.
+        path: the file with the claims.
 
     Raises:
         ParamsError: if the file is not valid or names an unknown bound, or if the bounds of a
@@ -133,9 +133,9 @@ def load_claims(
 
 
 def bound(experiment: str, name: str) -> float:
-    """A bound of ``claims.yaml`` by name, as it holds for an experiment."""
+    """The value of a named bound for an experiment: its own, else that of ``claims.yaml``."""
     params = load_params()
-    load_claims(experiment, params)  # which checks the file
+    load_claims(experiment, params)  # checks the file
     own = params.section(experiment).bounds
     return own.get(name, read_yaml(ROOT / "claims.yaml")["bounds"][name])
 
@@ -153,10 +153,10 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
     """One row per claim: the paper's evidence, ours, the rule and the verdict.
 
     Conditions on networks that an experiment does not have are left out, unless a claim has no
-    others.
+    other conditions.
 
     Args:
-        experiment: a section of ``params.yaml`` whose other results are there.
+        experiment: a section of ``params.yaml`` whose other results exist.
 
     Returns:
         Rows with ``id``, ``claim``, ``paper``, ``ours``, ``n``, ``rule``, ``written``, ``note``,
@@ -166,8 +166,8 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
     rows = []
     models = set(load_params().section(experiment).models)
     for claim_id, claim in load_claims(experiment).items():
-        own = [one for one in claim.conditions if one.families <= models] or claim.conditions
-        conditions = [judge(condition, results, claim.networks) for condition in own]
+        judged = [one for one in claim.conditions if one.families <= models] or claim.conditions
+        conditions = [judge(condition, results, claim.networks) for condition in judged]
         sources = sorted({c["source"] for c in conditions if c["state"] != "not measured"})
         rows.append(
             {
@@ -197,22 +197,22 @@ def verdict(states: list[str]) -> str:
 
 
 def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, Any]:
-    """One condition: the measured number against its bounds.
+    """Compares the measured number of one condition with its bounds.
 
     Args:
         condition: with bounds as numbers.
         results: folder of an experiment's results.
-        networks: how many the number must come from, where it says how many (``n``).
+        networks: minimum number of networks behind the number, if it records one (``n``).
 
     Returns:
         ``what``, ``metric``, ``unit``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and
         ``high``, ``n``, ``source`` (the file, relative to the experiment) and ``state``:
-        ``"holds"`` or ``"fails"`` if all of the interval does, ``"open"`` if a part of it does or
-        if there are too few networks, ``"not measured"`` without a number. A number that is said to
-        be a ``lower_bound`` has an interval without an upper end.
+        ``"holds"`` or ``"fails"`` if the whole interval does, ``"open"`` if only part of it does or
+        if there are too few networks, ``"not measured"`` without a number. The interval of a number
+        marked as ``lower_bound`` has no upper end.
 
     Raises:
-        ValueError: if a file of results is damaged; the message names it.
+        ValueError: if a result file is damaged; the message names it.
     """
     question, *keys = condition.metric.split(".")
     source = f"{question}/metrics.json"

@@ -1,4 +1,4 @@
-"""Copies of the repository, in which code of a commit runs beside the code that is here."""
+"""Copies of the repository, which run the code of a commit beside the working tree."""
 
 import os
 import shutil
@@ -11,18 +11,18 @@ from pipeline.provenance import git
 
 __all__ = ["copy_repository", "environment_of", "link_data"]
 
-# Not part of a copy where there is no git that says what is: at the top, and anywhere
+# Without git, these are left out of a copy: at the top level, and at any level.
 _LEFT_OUT = {".git", ".venv", ".venvs", "data", "checkpoints", "scratch"}
 _LEFT_OUT_ANYWHERE = {"_build", "__pycache__"}
 
 
 def copy_repository(root: Path, copy: Path, commit: str = "HEAD") -> None:
-    """Clones a commit; copies the files where there is no git repository.
+    """Clones a commit, or copies the files if there is no git repository.
 
     Args:
         root: the repository.
-        copy: a folder that is not there yet.
-        commit: as git understands it.
+        copy: a folder that does not exist yet.
+        commit: any revision that git understands.
 
     Raises:
         RuntimeError: if there is no such commit, or it cannot be cloned.
@@ -45,22 +45,22 @@ def copy_repository(root: Path, copy: Path, commit: str = "HEAD") -> None:
 
 
 def link_data(root: Path, copy: Path) -> None:
-    """Links the images that the repository has downloaded, which are not part of a copy.
+    """Links the downloaded images of the repository into a copy, which does not contain them.
 
     Args:
         root: the repository.
-        copy: of it.
+        copy: a copy of it.
     """
     if (root / "data").is_dir() and not (copy / "data").exists():
         (copy / "data").symlink_to((root / "data").resolve())
 
 
 def environment_of(copy: Path, root: Path = ROOT) -> dict[str, str]:
-    """Environment variables of a process in a copy, with this Python and the copy's code.
+    """Environment variables of a process that runs a copy's code with this Python.
 
     Args:
-        copy: of the repository.
-        root: the repository, from which a relative ``IREVNET_DATA`` is.
+        copy: a copy of the repository.
+        root: the repository; a relative ``IREVNET_DATA`` is relative to it.
     """
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     variables = {

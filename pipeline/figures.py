@@ -1,4 +1,4 @@
-"""One style for all figures: legible in print, at a small width and in colour-blind vision."""
+"""One style for all figures: legible in print, at small widths and to colour-blind readers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Style(NamedTuple):
 
     label: str
     colour: str
-    marker: str  # for print in grey
+    marker: str  # for print in greyscale
 
 
 # The families that the book shows. Colours: Okabe and Ito (2008), https://jfly.uni-koeln.de/color/.
@@ -42,7 +42,7 @@ STYLES = {
 
 
 class _Labels(dict[str, str]):
-    """Labels of families; one that has none, such as a variation in a trial, is its name."""
+    """Labels of families; the name stands for a missing one, as for the variations in trials."""
 
     def __missing__(self, family: str) -> str:
         return family.replace("_", " ")
@@ -72,20 +72,20 @@ def use_style() -> None:
 
 
 def family_style(family: str) -> dict[str, str]:
-    """Colour, marker and label of a family, for any plotting call; grey where it has none."""
+    """Colour, marker and label of a family, for any plotting call; grey if it has no style."""
     style = STYLES.get(family) or Style(FAMILY_LABELS[family], "#56565A", ".")
     return {"color": style.colour, "marker": style.marker, "label": style.label}
 
 
 def band(axis: Axes, x: np.ndarray, rows: np.ndarray, middle: np.ndarray, **style: Any) -> None:  # noqa: ANN401
-    """Draws a line and, around it, the range of the rows that it stands for.
+    """Draws a line, and a band over the range of the rows that it summarises.
 
     Args:
         axis: to draw on.
         x: ``(n,)``.
         rows: ``(rows, n)``, one per image or network.
         middle: ``(n,)``, their median or mean.
-        **style: of the line; its ``color`` is also the band's.
+        **style: properties of the line; its ``color`` also fills the band.
     """
     axis.plot(x, middle, **style)
     ends = rows.min(axis=0), rows.max(axis=0)
@@ -102,7 +102,7 @@ def image_grid(
     Args:
         rows: images ``(N, C, H, W)`` of 1 or 3 channels, clipped to [0, 1]; the same ``N``.
         labels: of the rows, written at the left.
-        notes: what to write below every image, a sequence of ``N`` for each row.
+        notes: texts to write below the images, ``N`` for each row.
     """
     columns = len(rows[0])
     width = min(9.0, 1.6 + 0.8 * columns)
@@ -122,22 +122,22 @@ def image_grid(
 
 
 def mosaic(images: Tensor, cell: int = 32) -> np.ndarray:
-    """One picture of images side by side without gaps, whole numbers of times as large.
+    """One picture of images side by side without gaps, enlarged by a whole number.
 
     Args:
         images: ``(rows, columns, C, H, W)`` of 1 or 3 channels, clipped to [0, 1].
-        cell: how high and wide an image is made at least, in pixels.
+        cell: minimum height and width of an enlarged image, in pixels.
 
     Returns:
         ``(rows * height, columns * width, 3)`` uint8.
     """
     pixels = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     rows, columns, channels, height, width = pixels.shape
-    times = -(-cell // min(height, width))
-    pixels = pixels.repeat_interleave(times, dim=3).repeat_interleave(times, dim=4)
+    scale = -(-cell // min(height, width))
+    pixels = pixels.repeat_interleave(scale, dim=3).repeat_interleave(scale, dim=4)
     pixels = pixels.expand(-1, -1, 3, -1, -1) if channels == 1 else pixels
     pixels = pixels.permute(0, 3, 1, 4, 2)
-    return pixels.reshape(rows * height * times, columns * width * times, 3).numpy()
+    return pixels.reshape(rows * height * scale, columns * width * scale, 3).numpy()
 
 
 def _show_image(axis: Axes, image: Tensor) -> None:

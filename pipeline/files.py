@@ -11,7 +11,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     """The content of a JSON file.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
         ValueError: if it is truncated or not JSON; the message names it.
     """
     text = path.read_bytes()

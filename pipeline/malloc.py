@@ -1,4 +1,4 @@
-"""How the GNU C library's malloc is to work in trainings."""
+"""Settings of the GNU C library's malloc for training."""
 
 __all__ = ["KEEP_MEMORY"]
 
@@ -10,9 +10,10 @@ KEEP_MEMORY = ":".join(
         f"glibc.malloc.top_pad={256 << 20}",
     )
 )
-"""Tunables by which memory that a step frees serves the next one, in huge pages.
+"""Tunables that let the next training step reuse the memory that a step frees, in huge pages.
 
-By default much of it goes back to the kernel, which clears it page by page when it is wanted again.
-What that costs depends on the network: ``python -m benchmarks.training_step`` measures it. A value
-of the environment variable ``GLIBC_TUNABLES`` (the library's manual, *Memory Allocation Tunables*).
+By default much of that memory returns to the kernel, which clears it page by page before it is used
+again. The cost depends on the network: ``python -m benchmarks.training_step`` measures it. The
+string is a value of the environment variable ``GLIBC_TUNABLES`` (see *Memory Allocation Tunables*
+in the library's manual).
 """

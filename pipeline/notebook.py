@@ -1,8 +1,8 @@
-"""What a notebook asks of the repository: an experiment's data and networks, a place for results.
+"""What a notebook needs from the repository: an experiment's data and networks, and its results.
 
-Every notebook opens on its own: with its default parameters it reads the weights of ``cifar10_cpu``
+Every notebook runs on its own. With its default parameters it reads the weights of ``cifar10_cpu``
 that come with the repository (``train`` trains on the digits instead) and writes into ``scratch/``,
-so that trying something never changes a result. CIFAR-10 is downloaded once if it is not there.
+so that trying something never changes a result. CIFAR-10 is downloaded once if it is missing.
 """
 
 import contextlib
@@ -54,15 +54,15 @@ __all__ = [
 
 
 def _keep_priority() -> None:
-    """Applies the priority that ``nice`` gave a notebook's kernel to its session.
+    """Applies the priority that ``nice`` gave a notebook's kernel to the kernel's session, too.
 
-    A kernel has a session of its own, and sessions share the processor equally, whatever priority
-    their processes have (``sched(7)``, *The autogroup feature*). The session of a command line is
-    its user's.
+    A kernel has its own session, and sessions share the processor equally, whatever the priority of
+    their processes (``sched(7)``, *The autogroup feature*). The session of a command line belongs
+    to its user and is left alone.
     """
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     if nice > 0 and "ipykernel" in sys.modules:
-        with contextlib.suppress(OSError):  # no Linux, or one without the feature
+        with contextlib.suppress(OSError):  # not Linux, or a kernel without autogroups
             Path("/proc/self/autogroup").write_text(str(nice))
 
 
@@ -75,20 +75,20 @@ def device() -> torch.device:
 
 
 def load_experiment_data(experiment: str, images: int = 0, classes: int = 0) -> ImageData:
-    """The images of an experiment, as its section ``data`` of ``params.yaml`` says.
+    """The images of an experiment, as specified by its section ``data`` of ``params.yaml``.
 
     Args:
         experiment: a section of ``params.yaml``.
-        images: how many of each part, the first ones; 0 for all.
-        classes: how many, drawn at random; 0 for all.
+        images: size of a subset of each part; 0 for all images.
+        classes: number of classes, drawn at random; 0 for all classes.
 
     Raises:
-        ValueError: if they are missing or damaged and cannot be downloaded; a note says what needs
-            no download.
+        ValueError: if images are missing or damaged and cannot be downloaded; a note names an
+            experiment that needs no download.
     """
     settings = load_params().section(experiment).data.model_dump()
     settings["root"] = ROOT / settings["root"]
-    # Notebooks run in a folder of their own: from the repository's root, as everything else.
+    # A relative path is relative to the repository's root, but notebooks run in notebooks/.
     if root := os.environ.get("IREVNET_DATA"):
         os.environ["IREVNET_DATA"] = str(ROOT / root)
     try:
@@ -153,13 +153,13 @@ def trained_models(experiment: str, family: str, count: int | None = None) -> li
 def initial_models(
     experiment: str, family: str, images: Tensor, count: int | None = None
 ) -> list[nn.Module]:
-    """Networks of a family that were never trained, a control for :func:`trained_models`.
+    """Untrained networks of a family, a control for :func:`trained_models`.
 
     Args:
         experiment: a section of ``params.yaml``.
         family: of networks.
-        images: ``(N, C, H, W)``, of which batch norm takes its statistics.
-        count: how many, of the first seeds; all of them if None.
+        images: ``(N, C, H, W)``, from which batch norm takes its statistics.
+        count: how many, in the order of the experiment's seeds; all of them if None.
 
     Returns:
         In evaluation mode on :func:`device`.
@@ -172,31 +172,31 @@ def initial_models(
 
 
 def families(experiment: str) -> list[str]:
-    """The families of networks that an experiment trains, but for variants of others."""
+    """The families of networks that an experiment trains, without variants of others."""
     return load_params().section(experiment).families
 
 
 def variants(experiment: str) -> dict[str, str]:
-    """Its families that differ from another one in one thing, and that one."""
+    """The variants that an experiment trains, each with the family that it varies."""
     models = load_params().section(experiment).models
     return {name: model.variant_of for name, model in models.items() if model.variant_of}
 
 
 def invertible_families(experiment: str) -> list[str]:
-    """Those of its :func:`families` that are i-RevNets."""
+    """The :func:`families` of an experiment that are i-RevNets."""
     section = load_params().section(experiment)
     return [name for name in section.families if section.models[name].name.startswith("irevnet")]
 
 
 def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Path:
-    """Where an interrupted run finds its state: outside of what DVC removes.
+    """The checkpoint of a run, in a folder that DVC does not remove.
 
     Args:
         experiment: a section of ``params.yaml``.
         family: of networks.
         seed: of the run.
-        output: where its results go. A run by hand, whose results are not the pipeline's, gets a
-            folder of its own.
+        output: the folder of its results. A run by hand, whose results are not the pipeline's,
+            gets its own folder for checkpoints.
     """
     root = Path(os.environ.get("IREVNET_CHECKPOINTS") or ROOT / "checkpoints")
     if not (ROOT / output).resolve().is_relative_to(ROOT / "results"):
@@ -205,7 +205,7 @@ def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Pat
 
 
 def is_divided(experiment: str) -> bool:
-    """Whether the experiment's training images are test images to its networks."""
+    """Whether the experiment's networks have not seen its training images in training either."""
     return load_params().section(experiment).data.divided
 
 
@@ -226,7 +226,7 @@ def weights_metadata(
     model = load_params().section(experiment).models[family]
     return {
         "model": model.name,
-        # All of them, not those that differ from the zoo of today.
+        # All arguments, not only those that differ from the zoo, whose defaults may change.
         "overrides": model_arguments(model.name, **model.overrides),
         "experiment": experiment,
         "family": family,
@@ -246,7 +246,7 @@ def training_runs(experiment: str) -> list[dict[str, Any]]:
 
 
 def training_history(experiment: str, family: str) -> list[list[dict[str, float]]]:
-    """How the training runs of a family went: per run, in the order of the seeds, a row per epoch.
+    """The history of a family's training runs, in the order of the seeds: a row per epoch.
 
     Raises:
         FileNotFoundError: if a run is missing.
@@ -261,7 +261,7 @@ def training_history(experiment: str, family: str) -> list[list[dict[str, float]
 
 
 def read_metrics(experiment: str, question: str) -> dict[str, Any]:
-    """What another question has measured; :mod:`pipeline.questions` must say that it is read.
+    """The metrics of another question, which :mod:`pipeline.questions` must declare as read.
 
     Raises:
         FileNotFoundError: if it has not been run.
@@ -285,7 +285,7 @@ class Results:
     """A folder for the numbers and figures of one notebook.
 
     Args:
-        output: the folder, relative to the repository's root; made if it is not there.
+        output: the folder, relative to the repository's root; created if it does not exist.
     """
 
     def __init__(self, output: str) -> None:
@@ -303,8 +303,8 @@ class Results:
     def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a JSON file of that name; numbers must be finite.
 
-        It returns nothing: as the last line of a cell, a path would be shown, and would make the
-        executed notebook depend on where the repository is.
+        It returns nothing: a notebook would show a path returned by the last line of a cell, and
+        the executed notebook would depend on the place of the repository.
         """
         _check_finite(content, name)
         (self.folder / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -333,20 +333,20 @@ class Results:
         ends: tuple[float, float] = (0.0, 1.0),
         values: Sequence[float] | None = None,
     ) -> None:
-        """Writes what the book's directive ``{slider}`` lets a reader move through.
+        """Writes the walks that a reader moves through with the book's directive ``{slider}``.
 
-        ``<name>.png`` has a row for every walk and a column for every step; ``<name>.json`` says
-        what they are.
+        ``<name>.png`` has a row for every walk and a column for every step; ``<name>.json``
+        describes them.
 
         Args:
             name: of the two files.
             images: ``(lines, heads, steps, C, H, W)`` with equal ``H`` and ``W``; clipped.
-            lines: what the walks that are shown beside each other have in common.
-            heads: what tells them apart, in every line the same.
-            notes: what to write below an image, for every line, head and step.
-            label: what the slider moves.
-            ends: its value at the first step and at the last, where steps are equal.
-            values: its value at every step, where they are not.
+            lines: titles of the lines; the walks of a line are shown side by side.
+            heads: titles of the walks within a line, the same for every line.
+            notes: texts to write below the images, for every line, head and step.
+            label: name of the quantity that the slider changes.
+            ends: its values at the first and the last step, if steps are equal.
+            values: its value at every step, if they are not.
 
         Raises:
             ValueError: if the numbers of lines, heads, steps, values and notes do not agree, or

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True)
 class _DataSet:
-    """A data set that is always the same: numbers of images, their shape, and classes."""
+    """A data set of fixed size: numbers of images, their shape, and the number of classes."""
 
     training: int
     test: int
@@ -55,7 +55,7 @@ _DATA_SETS = {
     "digits": _DataSet(1257, 540, (1, 8, 8), 10),
     "cifar10": _DataSet(50_000, 10_000, (3, 32, 32), 10),
 }
-# Folders of results/ that are no experiment's.
+# Folders of results/ that belong to no experiment.
 _RESERVED = ("benchmarks",)
 
 
@@ -85,10 +85,10 @@ def _known_fields(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _check_at_most(name: str, value: int, things: str, there: dict[str, int]) -> None:
-    if things in there and value > there[things]:
+def _check_at_most(name: str, value: int, things: str, numbers: dict[str, int]) -> None:
+    if things in numbers and value > numbers[things]:
         raise ValueError(
-            f"{name} must be at most {there[things]}, the number of {things}, got {value}"
+            f"{name} must be at most {numbers[things]}, the number of {things}, got {value}"
         )
 
 
@@ -99,7 +99,7 @@ ClaimBound = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Data(Section):
-    """Which images; the arguments of :func:`irevnet.data.load_data`."""
+    """The images of an experiment: arguments of :func:`irevnet.data.load_data`."""
 
     name: Literal["digits", "cifar10", "folders"]
     root: str = "data"
@@ -124,19 +124,19 @@ class Data(Section):
             low, high = known.classes, known.training - known.classes
             if not low <= self.validation <= high:
                 raise ValueError(
-                    f"validation must be 0 or from {low} to {high}, an image of each class on "
-                    f"either side at least, got {self.validation}"
+                    f"validation must be 0 or from {low} to {high}, which leaves an image of each "
+                    f"class on either side, got {self.validation}"
                 )
         return self
 
 
 class Model(Section):
-    """A family's network: of the zoo, with changes; its recipe's changes; its weights' type.
+    """A family's network: a model of the zoo, changes to it and to the recipe, its weights' type.
 
-    ``released`` is a file of weights that somebody else trained, for
-    :func:`irevnet.released.convert_released`, in place of training. ``variant_of`` is another
-    family, which this one is like but for one thing: the accuracies of the two are compared, and no
-    other question is asked of it.
+    ``released`` is a file of weights trained by somebody else, which
+    :func:`irevnet.released.convert_released` converts instead of training. ``variant_of`` names
+    another family, from which this one differs in one respect: the accuracies of the two are
+    compared, and no other question is asked about the variant.
     """
 
     name: str
@@ -150,9 +150,9 @@ class Model(Section):
 class _Experiment(Section):
     """One experiment: data, networks, training, and the parameters of the questions it asks.
 
-    ``judged_on: validation`` keeps the test images untouched: for experiments in which a recipe
-    is chosen. ``stored: dvc`` leaves trained networks to DVC's cache and remotes: for those that
-    are too large for git.
+    ``judged_on: validation`` keeps the test images untouched, for experiments that choose a recipe.
+    ``stored: dvc`` keeps trained networks in DVC's cache and remotes, for networks that are too
+    large for git.
     """
 
     seeds: Annotated[
@@ -174,9 +174,9 @@ class _Experiment(Section):
             missing = ", ".join(sorted(set(self.models) - set(released)))
             raise ValueError(f"training is missing, and models have no released: {missing}")
         if self.training is not None and released:
-            raise ValueError(f"training must be left out where models have released: {released}")
+            raise ValueError(f"training must be left out if models have released: {released}")
         if self.training is None and len(self.seeds) > 1:
-            raise ValueError(f"seeds must be one where nothing is trained, got {self.seeds}")
+            raise ValueError(f"seeds must be one seed where nothing is trained, got {self.seeds}")
         return self
 
     @model_validator(mode="after")
@@ -184,39 +184,39 @@ class _Experiment(Section):
         for name, value in (("published", "best"), ("judged_on", "validation")):
             if getattr(self, name) == value and not self.data.validation:
                 raise ValueError(
-                    f"{name}: {value} needs validation images, data.validation is "
+                    f"{name}: {value} needs validation images, but data.validation is "
                     f"{self.data.validation}"
                 )
         return self
 
     @model_validator(mode="after")
     def _there_are_enough_images_and_networks(self) -> Self:
-        there = self._numbers()
+        numbers = self._numbers()
         recipes = {f"models.{name}.training": m.training for name, m in self.models.items()}
         for section, recipe in ({"training": self.training or {}} | recipes).items():
             if isinstance(size := recipe.get("batch_size"), int):  # types are checked elsewhere
-                _check_at_most(f"{section}.batch_size", size, "training images", there)
+                _check_at_most(f"{section}.batch_size", size, "training images", numbers)
         for question in self.questions:
             parameters = getattr(self, question)
             for name, parameter in type(parameters).model_fields.items():
                 for limit in (one for one in parameter.metadata if isinstance(one, UpTo)):
                     value = getattr(parameters, name)
-                    _check_at_most(f"{question}.{name}", value, limit.things, there)
+                    _check_at_most(f"{question}.{name}", value, limit.things, numbers)
         return self
 
     @model_validator(mode="after")
     def _batches_and_pairs_are_of_different_images(self) -> Self:
-        there = self._numbers()
+        numbers = self._numbers()
         precision, trivial = getattr(self, "precision", None), getattr(self, "trivial", None)
         if precision is not None:
             images = precision.images * precision.batches
-            _check_at_most("precision.images times batches", images, "training images", there)
+            _check_at_most("precision.images times batches", images, "training images", numbers)
         if trivial is not None:
-            _check_at_most("trivial.pairs, of two each,", 2 * trivial.pairs, "test images", there)
+            _check_at_most("twice trivial.pairs", 2 * trivial.pairs, "test images", numbers)
         return self
 
     def _numbers(self) -> dict[str, int]:
-        """How many seeds and, where that is known, images there are."""
+        """The numbers of seeds and, if known, of images."""
         known = _DATA_SETS.get(self.data.name)
         images = {}
         if known:
@@ -269,8 +269,8 @@ class _Experiment(Section):
         for name, model in self.models.items():
             if model.variant_of is not None and model.variant_of not in bases:
                 raise ValueError(
-                    f"models.{name}.variant_of must be another family that is no variant, one of "
-                    f"{', '.join(bases)}, got {model.variant_of!r}"
+                    f"models.{name}.variant_of must be another family that is not a variant, one "
+                    f"of {', '.join(bases)}, got {model.variant_of!r}"
                 )
         for question in self.questions:
             baselines = getattr(getattr(self, question), "baselines", ())
@@ -303,12 +303,12 @@ class _Experiment(Section):
         for question in self.questions:
             for other in QUESTIONS[question].reads:
                 if other not in self.questions:
-                    raise ValueError(f"{question} reads the results of {other}, which is not there")
+                    raise ValueError(f"{question} reads the results of {other}, which is missing")
         return self
 
     @property
     def families(self) -> list[str]:
-        """The families of networks that are no variants of others."""
+        """The families of networks that are not variants of others."""
         return [name for name, model in self.models.items() if model.variant_of is None]
 
     @property
@@ -317,7 +317,7 @@ class _Experiment(Section):
         return [name for name in QUESTIONS if getattr(self, name) is not None]
 
     def recipe(self, family: str) -> dict[str, Any]:
-        """Arguments of :class:`TrainingConfig` for a family's networks; none if not trained."""
+        """Arguments of :class:`TrainingConfig` for a family's networks; empty if not trained."""
         own = self.models[family].training
         if self.training is None:
             if own:
@@ -326,7 +326,7 @@ class _Experiment(Section):
         return _recipe({**self.training, **own})
 
 
-if TYPE_CHECKING:  # which cannot know the questions' sections, fields that are made when it runs
+if TYPE_CHECKING:  # which cannot know the questions' sections: fields created at run time
     Experiment = _Experiment
 else:
     Experiment = create_model(
@@ -337,7 +337,7 @@ else:
 
 
 class Params(BaseModel):
-    """The whole file: what runs by default, then a section per experiment."""
+    """The whole file: the default experiment, then a section per experiment."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[Word, Experiment]
@@ -362,7 +362,7 @@ class Params(BaseModel):
         """An experiment by name.
 
         Raises:
-            ParamsError: if there is none; the message lists those that there are.
+            ParamsError: if there is none; the message lists the available ones.
         """
         if name not in self.sections:
             raise ParamsError(
@@ -372,7 +372,7 @@ class Params(BaseModel):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not a silent choice of the last."""
+    """YAML in which a repeated key is an error, instead of a silent choice of the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -382,7 +382,7 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -392,13 +392,13 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401
     """The content of a YAML file.
 
     Raises:
-        ParamsError: if it cannot be read, is not UTF-8 or YAML, repeats a key, or is nested
-            beyond reason.
+        ParamsError: if it cannot be read, is not UTF-8 or YAML, repeats a key, or is nested too
+            deeply.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ParamsError(f"{path.name} cannot be read: {reason}") from error
 
 
@@ -417,7 +417,7 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
             if name != "default":
                 _plain_word(name)
             if name in _RESERVED:
-                raise ValueError(f"must not be {name!r}: results/{name} is something else's")
+                raise ValueError(f"must not be {name!r}: results/{name} is reserved")
         return Params.model_validate(content)
     except ValidationError as error:
         problems = [
@@ -435,8 +435,8 @@ def check_models(params: Params) -> None:
     """Builds every network that the file names, without memory for its weights.
 
     Raises:
-        ParamsError: if one cannot be built, is not of the kind that its family's name says, or is
-            for other images or classes than the data's.
+        ParamsError: if one cannot be built, is of another kind than its family's name says, or
+            does not fit the images or classes of the data.
     """
     for experiment, section in params.sections.items():
         for family, model in section.models.items():
@@ -456,7 +456,7 @@ def _check_model(family: str, model: Model, data: Data) -> None:
         network: Any = create_network(model.name, **model.overrides)
     kind, own = (name.split("_")[0].rstrip("0123456789") for name in (family, model.name))
     if kind in ("irevnet", "revnet", "resnet") and own != kind:
-        raise ValueError(f"the family {family} is {kind}'s, but {model.name} is no {kind}")
+        raise ValueError(f"the family {family} needs kind {kind}, but {model.name} is no {kind}")
     bijective = "bijective" in family.split("_")
     if kind == "irevnet" and network.is_bijective != bijective:
         raise ValueError(
@@ -467,11 +467,11 @@ def _check_model(family: str, model: Model, data: Data) -> None:
     shape = known.shape if known else (3, data.size, data.size)
     if tuple(getattr(network, "in_shape", shape)) != shape:
         raise ValueError(
-            f"{model.name} takes images {tuple(network.in_shape)}, {data.name} has {shape}"
+            f"{model.name} takes images {tuple(network.in_shape)}, but {data.name} has {shape}"
         )
     if known and getattr(network, "num_classes", known.classes) != known.classes:
         raise ValueError(
-            f"{model.name} has {network.num_classes} classes, {data.name} has {known.classes}"
+            f"{model.name} has {network.num_classes} classes, but {data.name} has {known.classes}"
         )
 
 
@@ -484,7 +484,7 @@ def main() -> None:
         check_models(params)
         for name in params.sections:
             load_claims(name, params)
-    except ValueError as error:  # ParamsError, which has two classes if this file is the program
+    except ValueError as error:  # ParamsError exists twice if this file is the main program
         sys.exit(str(error))
     print(f"params.yaml is valid; the default experiment is {params.default}")
 

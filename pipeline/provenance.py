@@ -20,17 +20,17 @@ FILE = "provenance.json"
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
-# What a result is made from; results themselves change while the pipeline runs.
+# The sources of a result; results themselves change while the pipeline runs.
 _SOURCES = ("irevnet", "notebooks", "pipeline", "claims.yaml")
 
 
 def describe_source(experiment: str | None) -> dict[str, Any]:
-    """The commit that is checked out, and whether what a result is made from differs from it.
+    """The checked-out commit, and whether the sources of a result differ from it.
 
-    To be asked when a run begins: others may be checked out while it goes on.
+    Call it when a run begins: another commit may be checked out during the run.
 
     Args:
-        experiment: whose section of ``params.yaml`` the result is made from, if any.
+        experiment: whose section of ``params.yaml`` is a source of the result, if any.
 
     Returns:
         ``commit`` and ``uncommitted_changes``, both None (unknown) outside a git repository.
@@ -57,11 +57,11 @@ def write_provenance(
 
     Args:
         path: the file.
-        parameters: what the notebook was given.
+        parameters: of the notebook.
         source: as :func:`describe_source` returns.
         started: when the run began, in UTC.
         seconds: how long it took.
-        timing: seconds of parts of it by name, where the notebook has measured them.
+        timing: seconds of parts of the run by name, if the notebook has measured them.
     """
     record = {
         "command": " ".join(["python", "-m", "pipeline.run", *sys.argv[1:]]),
@@ -83,18 +83,18 @@ def write_provenance(
 
 
 def keep_committed(folder: Path, root: Path = ROOT) -> bool:
-    """Puts back the committed ``provenance.json`` of a result that came out as it is committed.
+    """Restores the committed ``provenance.json`` of a result that equals the committed one.
 
-    A rerun with equal results then leaves no change in git. The record that stays is that of the
-    run which the committed results came from.
+    A rerun with equal results then leaves no change in git. The restored record describes the run
+    that produced the committed results.
 
     Args:
-        folder: of a stage's results, complete.
+        folder: the complete results of a stage.
         root: the repository.
 
     Returns:
-        Whether it was put back: if every other file of the folder equals the commit's, byte for
-        byte, and command and parameters are those of the committed record.
+        Whether it was restored: if every other file of the folder equals the commit's, byte for
+        byte, and command and parameters equal those of the committed record.
     """
     record = folder / FILE
     name = record.relative_to(root).as_posix()
@@ -128,9 +128,9 @@ def _experiment_changed(experiment: str) -> bool:
 
 
 def git(*arguments: str, root: Path = ROOT) -> str | None:
-    """The output of git, or None where it fails: outside a repository, or without git.
+    """The output of git, or None if it fails: outside a repository, or without git.
 
-    It takes no lock: stages that run side by side ask at the same time.
+    It takes no lock, because parallel stages call it at the same time.
     """
     command = ["git", "--no-optional-locks", "-c", "status.relativePaths=false", *arguments]
     try:

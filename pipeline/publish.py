@@ -1,11 +1,11 @@
-"""Gathers what training runs have left: ``python -m pipeline.publish --experiment digits``.
+"""Gathers the results of training runs: ``python -m pipeline.publish --experiment digits``.
 
 Writes ``results/<experiment>/weights/``: ``runs.json``, which lists every run with its metrics and
 the fingerprint of its weights, and the weights of one run of each family, which
-``create_model(..., pretrained=...)`` finds and a wheel carries. Which run that is stands in
-``params.yaml``: with ``published: best`` the one with the highest accuracy on the validation
-images, of several the first; with ``first`` that of the first seed, whatever came out; with
-``none`` there is none. Never choose by test images.
+``create_model(..., pretrained=...)`` finds and a wheel can contain. The entry ``published`` of
+``params.yaml`` chooses that run: ``best`` takes the one with the highest accuracy on the validation
+images (the first, if several have it), ``first`` the one with the first seed, whatever its
+accuracy, and ``none`` publishes no run. Never choose by test images.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def publish(experiment: str) -> None:
     """Fills ``results/<experiment>/weights`` from the training runs of the experiment.
 
     Raises:
-        FileNotFoundError: if a run is not there; what was published stays, as it does if the new
+        FileNotFoundError: if a run is missing. What was published before stays, also if the new
             files cannot be written.
     """
     section = load_params().section(experiment)
@@ -46,11 +46,11 @@ def publish(experiment: str) -> None:
                 runs.append({**run, "weights": digest, "metrics": read_json(files[0])})
     if missing:
         names = ", ".join(path.relative_to(ROOT).as_posix() for path in missing)
-        raise FileNotFoundError(f"nothing published, not there: {names}")
+        raise FileNotFoundError(f"nothing published; missing: {names}")
     for family in section.models:
-        own = [run for run in runs if run["family"] == family]
-        chosen = _choose(own, section.published)
-        for run in own:
+        family_runs = [run for run in runs if run["family"] == family]
+        chosen = _choose(family_runs, section.published)
+        for run in family_runs:
             run["published"] = run is chosen
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,9 +1,9 @@
 """The questions that notebooks answer, each declared once.
 
 A question ``name`` is ``notebooks/<name>.ipynb``; its parameters are the section ``<name>`` of an
-experiment in ``params.yaml``, its results ``results/<experiment>/<name>/``. Everything else that
-the pipeline has to know of it is said here: the parameters' schema, which networks it needs, and
-the metrics on which rules of ``claims.yaml`` may stand.
+experiment in ``params.yaml``, and its results are in ``results/<experiment>/<name>/``. Everything
+else that the pipeline must know about it is declared here: the schema of its parameters, the
+networks that it needs, and the metrics that rules of ``claims.yaml`` may use.
 """
 
 import re
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class UpTo(NamedTuple):
-    """Said of a parameter: it is no larger than the number of some things that there are."""
+    """Limits a parameter to the number of available images or seeds."""
 
     things: Literal["training images", "test images", "seeds"]
 
@@ -43,10 +43,10 @@ def _rising(values: list[int]) -> list[int]:
 
 
 def different(values: list[T]) -> list[T]:
-    """The values, if none of them stands twice.
+    """The values, if none of them is repeated.
 
     Raises:
-        ValueError: if one does.
+        ValueError: if one is.
     """
     if len(set(values)) < len(values):
         raise ValueError(f"must not repeat a value, got {values}")
@@ -66,7 +66,7 @@ Networks = Annotated[PositiveInt, UpTo("seeds")]
 
 
 class Section(BaseModel):
-    """Parameters of a notebook: no others are allowed, and none of another type."""
+    """A section of a YAML file: unknown keys and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -102,7 +102,7 @@ class Jacobian(Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
     images: TwoTestImages
-    compared_images: Annotated[int, Field(ge=3)]  # two have but one midpoint
+    compared_images: Annotated[int, Field(ge=3)]  # two images have only one midpoint
     energy: Share
     precision: Precision_ = "float64"
     memory: PositiveInt
@@ -202,7 +202,7 @@ class Trivial(Section):
     search_tolerance: Positive
     dimensions: Dimensions
     tolerance: Share
-    # [] where there are fewer training images than pixels
+    # [] if there are fewer training images than pixels
     features: Annotated[list[NonNegativeInt], AfterValidator(_rising)]
 
 
@@ -220,18 +220,18 @@ class Stability(Section):
 
 @dataclass(frozen=True)
 class Question:
-    """What the pipeline knows of a question.
+    """What the pipeline knows about a question.
 
     Args:
-        schema: of its section of ``params.yaml``.
+        schema: of its section in ``params.yaml``.
         published: whether it loads the published network of a family.
         runs: whether it loads the networks of all runs.
-        families: the families of networks that the notebook names, and an experiment must have.
+        families: of networks that the notebook names, and that an experiment must have.
         reads: other questions whose ``metrics.json`` it reads.
-        curves: whether it reads how training went, ``history.csv`` of all runs.
-        metrics: those on which rules may stand, and what they are; ``{family}`` is any family of
+        curves: whether it reads the training curves, ``history.csv`` of all runs.
+        metrics: those that rules may use, and their units; ``{family}`` stands for any family of
             networks.
-        bounds: parameters of the notebook that are a bound of ``claims.yaml``, by its name.
+        bounds: parameters of the notebook, each with the bound of ``claims.yaml`` that sets it.
     """
 
     schema: type[Section]
@@ -244,7 +244,7 @@ class Question:
     bounds: dict[str, str] = field(default_factory=dict)
 
     def families_in(self, metric: str) -> set[str] | None:
-        """The families of networks that a metric is about, or None if no rule may stand on it.
+        """The families of networks that a metric is about, or None if no rule may use it.
 
         Args:
             metric: a dotted path in the question's ``metrics.json``.
@@ -253,7 +253,7 @@ class Question:
         return None if declared is None else declared[1]
 
     def unit(self, metric: str) -> Unit:
-        """What a metric is; a number if no rule may stand on it."""
+        """The unit of a metric; ``"number"`` if no rule may use it."""
         declared = self._declared(metric)
         return "number" if declared is None else declared[0]
 

@@ -1,14 +1,14 @@
-"""A training in miniature, whose bits stand for the code that trains.
+"""A training in miniature, whose bits show whether the training code computes the same.
 
 ``python -m pipeline.rehearsal --experiment digits --family resnet`` runs ``notebooks/train.ipynb``
-with the family's network and recipe, all epochs of it, on two small batches of images, and writes
-a fingerprint of what came out to ``results/digits/rehearsal/resnet.json``. Trained networks depend
-on that file, not on the sources: see :mod:`pipeline.stages`.
+with the family's network and recipe, for all epochs, on two small batches of images, and writes a
+fingerprint of the trained network to ``results/digits/rehearsal/resnet.json``. Trained networks
+depend on that file, not on the sources: see :mod:`pipeline.stages`.
 
-It runs on the CPU, so that a machine with a GPU finds the same bits as one without. Another kind of
-processor may round differently, which says nothing of the code: where the bits are not those of the
-published file, the code that this file is committed with is rehearsed on the same machine as well.
-If both give the same bits, the published file stays as it is.
+It runs on the CPU, so that machines with and without a GPU get the same bits. Another kind of
+processor may round differently although the code is the same. So if the bits differ from those of
+the published file, the code of the commit that published it is rehearsed on this machine, too. If
+both give the same bits, the published file stays unchanged.
 """
 
 import argparse
@@ -37,7 +37,7 @@ __all__ = ["main", "published", "rehearse"]
 _BATCH_SIZE = 32
 _STEPS_PER_EPOCH = 2
 
-# Prints a rehearsal by the code of the current directory; arguments are those of rehearse().
+# Rehearses with the code of the current directory and prints the result; arguments as rehearse().
 _PRINT = """
 import json, os, sys
 from pipeline.rehearsal import rehearse
@@ -49,7 +49,7 @@ print(json.dumps(rehearse(*sys.argv[1:])), file=shown)
 
 
 def rehearse(experiment: str, family: str) -> dict[str, Any]:
-    """Trains a network in miniature and says what came out.
+    """Trains a network in miniature.
 
     Args:
         experiment: a section of ``params.yaml``.
@@ -57,7 +57,7 @@ def rehearse(experiment: str, family: str) -> dict[str, Any]:
 
     Returns:
         ``weights``: a fingerprint of all parameters and buffers; ``metrics``: what the notebook
-        measured, on as many images.
+        measured, on equally few images.
 
     Raises:
         ParamsError: if there is no such experiment or family.
@@ -66,12 +66,12 @@ def rehearse(experiment: str, family: str) -> dict[str, Any]:
     parameters = notebook_parameters("train", experiment, family)
     recipe = parameters["training"]
     size = min(_BATCH_SIZE, recipe["batch_size"])
-    # Compiling takes longer than the rehearsal and changes rounding on a GPU alone.
+    # Compiling takes longer than the rehearsal and changes rounding only on a GPU.
     parameters["training"] = recipe | {"batch_size": size, "compile": False}
     parameters["images"] = size * _STEPS_PER_EPOCH
     output = ROOT / "scratch" / f"rehearsal-{experiment}-{family}"
     shutil.rmtree(output, ignore_errors=True)
-    # An interrupted rehearsal, perhaps of other code, is not to be resumed.
+    # An interrupted rehearsal must not be resumed: it may have run other code.
     state = checkpoint_path(experiment, family, 0, output.relative_to(ROOT).as_posix())
     shutil.rmtree(state.parent, ignore_errors=True)
     execute("train", parameters, output)
@@ -95,13 +95,14 @@ def _fingerprint(path: Path) -> str:
 def published(
     experiment: str, family: str, result: dict[str, Any], root: Path = ROOT
 ) -> dict[str, Any]:
-    """The committed rehearsal, where its code gives the same bits on this machine, or ``result``.
+    """The committed rehearsal if its code gives the same bits on this machine, else ``result``.
 
     Args:
         experiment: a section of ``params.yaml``.
         family: one of its models.
         result: what :func:`rehearse` returned here.
-        root: the repository. Without git, or without a committed rehearsal, ``result`` stands.
+        root: the repository. Without git, or without a committed rehearsal, ``result`` is
+            returned.
     """
     name = f"results/{experiment}/rehearsal/{family}.json"
     text = git("show", f"HEAD:{name}", root=root)
@@ -110,22 +111,22 @@ def published(
     try:
         committed = json.loads(text)
     except ValueError:
-        print(f"{name}: the committed file is damaged, and ignored")
+        print(f"{name}: the committed file is damaged and was ignored")
         return result
     if committed == result:
         return result
-    # A shallow clone knows of one commit, and takes that for the one with which the file came.
+    # A shallow clone has a single commit, which git reports here even if the file is older.
     commit = (git("log", "-1", "--format=%H", "--", name, root=root) or "").strip()
     reference = _rehearse_commit(commit, experiment, family, root)
     short = commit[:10]
     if reference == result:
-        print(f"{family}: other bits than published, as the code of {short} gives here, too: kept")
+        print(f"{family}: other bits than published, but the code of {short} gives the same: kept")
         return committed
     if reference is None:
         print(f"{family}: other bits than published, and the code of {short} does not run here")
     else:
         print(f"{family}: other bits than the code of {short} gives here")
-    print(f"{family}: networks have to be trained anew")
+    print(f"{family}: the networks must be trained again")
     return result
 
 

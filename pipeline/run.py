@@ -1,10 +1,10 @@
-"""Runs one notebook of the pipeline with papermill: what every stage of ``dvc.yaml`` calls.
+"""Runs one notebook of the pipeline with papermill, as most stages of ``dvc.yaml`` do.
 
 ``python -m pipeline.run inversion --experiment digits`` passes the section ``inversion`` of that
-experiment to ``notebooks/inversion.ipynb`` and leaves in ``results/digits/inversion/`` what the
-notebook wrote, the executed notebook and ``provenance.json``. Two runs on the same machine give
-the same bytes but for ``provenance.json``, which records everything that differs; where all other
-files are as committed, that one stays as committed, too.
+experiment to ``notebooks/inversion.ipynb`` and writes the notebook's results, the executed notebook
+and ``provenance.json`` into ``results/digits/inversion/``. Two runs on the same machine give the
+same bytes except for ``provenance.json``, which records everything that differs. If all other files
+equal the committed ones, the committed ``provenance.json`` is kept, too.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from pipeline.questions import QUESTIONS
 __all__ = ["NOTEBOOKS", "execute", "make_deterministic", "notebook_parameters", "run"]
 
 NOTEBOOKS = ("data", "train", "convert", *QUESTIONS, "claims")
-# Those that make a network: of a family and a seed.
+# Notebooks that produce a network, given a family and a seed.
 _OF_NETWORKS = ("train", "convert")
 
 
 def notebook_parameters(
     question: str, experiment: str, family: str | None = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """What a stage passes to its notebook: one section of ``params.yaml``, and what to run it on.
+    """The parameters that a stage passes to its notebook, from a section of ``params.yaml``.
 
     Args:
         question: name of the notebook.
         experiment: a section of ``params.yaml``.
-        family: of networks, for ``train`` and ``convert`` alone.
-        seed: of the run, for the same; the experiment's first by default.
+        family: of networks, only for ``train`` and ``convert``.
+        seed: of the run, only for these two; by default the experiment's first.
 
     Raises:
         ParamsError: if ``params.yaml`` is not valid or has no such section.
@@ -72,9 +72,9 @@ def notebook_parameters(
 def notebook_environment(question: str, experiment: str) -> dict[str, str]:
     """Environment variables of a notebook's process: hash order, threads, folders and allocator.
 
-    Where the home directory cannot be written, matplotlib would say so with a random path; and
-    a relative ``IREVNET_DATA``, which is from the root, would be looked up in ``notebooks/``. A
-    training keeps the memory that it frees, which changes its time and nothing else.
+    Matplotlib gets a cache folder, because it would print a random path if it could not write to
+    the home directory. A relative ``IREVNET_DATA`` is made absolute, because notebooks run in
+    ``notebooks/``. Training keeps the memory that it frees, which changes only its speed.
     """
     threads = str(load_params().section(experiment).threads)
     variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -88,7 +88,7 @@ def notebook_environment(question: str, experiment: str) -> dict[str, str]:
 
 
 def prepare_fonts(cache: Path) -> None:
-    """Builds matplotlib's list of fonts, of which the first notebook would print a notice."""
+    """Builds matplotlib's list of fonts, or the first notebook would print a notice about it."""
     if not any(cache.glob("fontlist-*.json")):
         cache.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
@@ -104,7 +104,7 @@ def run(question: str, parameters: dict[str, Any], output: Path) -> None:
 
     Raises:
         ParamsError: if the notebook does not declare one of the parameters.
-        PapermillExecutionError: if a cell fails; the notebook as far as it came is in
+        PapermillExecutionError: if a cell fails; the partly executed notebook is in
             ``scratch/``.
     """
     origin = describe_source(parameters.get("experiment"))
@@ -129,14 +129,14 @@ def execute(question: str, parameters: dict[str, Any], output: Path) -> nbformat
     Args:
         question: name of the notebook.
         parameters: values of its cell tagged ``parameters``; ``output`` is added.
-        output: a folder inside the repository, made if it is not there.
+        output: a folder inside the repository; created if it does not exist.
 
     Returns:
         The executed notebook.
 
     Raises:
         ParamsError: if the notebook does not declare one of the parameters.
-        PapermillExecutionError: if a cell fails; the notebook as far as it came is in
+        PapermillExecutionError: if a cell fails; the partly executed notebook is in
             ``scratch/``.
     """
     source = ROOT / "notebooks" / f"{question}.ipynb"
@@ -148,7 +148,7 @@ def execute(question: str, parameters: dict[str, Any], output: Path) -> nbformat
             f"{source.name} has no parameter {', '.join(unknown)}; it declares {sorted(declared)}"
         )
     output.mkdir(parents=True, exist_ok=True)
-    # One file for each output: the next run replaces what a killed one has left.
+    # One file for each output: the next run replaces what a killed run has left.
     unfinished = ROOT / "scratch" / f"unfinished-{parameters['output'].replace('/', '-')}.ipynb"
     unfinished.parent.mkdir(exist_ok=True)
     notebook = papermill.execute_notebook(
@@ -170,7 +170,7 @@ def _with_output(parameters: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _timing(output: Path) -> dict[str, float]:
-    """The times that a notebook has taken itself: they differ, so provenance is their place."""
+    """The times that a notebook measured; as they differ between runs, they go to provenance."""
     path = output / "timing.json"
     if not path.is_file():
         return {}
@@ -187,7 +187,7 @@ def make_deterministic(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"
-        # Lines reach the notebook in pieces whose borders depend on timing.
+        # Output reaches the notebook in pieces whose boundaries depend on timing.
         merged: list[nbformat.NotebookNode] = []
         for output in cell.get("outputs", []):
             if (
@@ -213,7 +213,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in ("family", "seed"):
         if (getattr(arguments, name) is not None) != (arguments.question in _OF_NETWORKS):
-            parser.error(f"--{name} goes with train and convert, which need it")
+            parser.error(f"--{name} is required for train and convert, and allowed only there")
     folder = ROOT / "results" / arguments.experiment / arguments.question
     if arguments.question in _OF_NETWORKS:
         folder = folder.with_name("train") / f"{arguments.family}-{arguments.seed}"

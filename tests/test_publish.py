@@ -59,7 +59,7 @@ def test_what_was_published_stays_if_a_run_is_missing(tmp_path, runs):
     publish.publish("digits")
     before = published(tmp_path)
     (runs["resnet", 2] / "weights.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"nothing published, not there: .*resnet-2"):
+    with pytest.raises(FileNotFoundError, match=r"nothing published; missing: .*resnet-2"):
         publish.publish("digits")
     assert published(tmp_path) == before
 
