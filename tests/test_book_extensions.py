@@ -798,4 +798,4 @@ def test_a_variation_shows_commands_and_what_they_printed(folder: Path) -> None:
 
 def test_a_command_that_no_variation_has_run_is_named(folder: Path) -> None:
     _, warnings = build(folder, "```{printed} plots\n```\n")
-    assert "printed: one variation.json is wanted, there are 0" in warnings
+    assert "printed: needs exactly one variation.json, found 0" in warnings

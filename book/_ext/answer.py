@@ -1,8 +1,9 @@
 """The first page: the answer in a sentence, the pictures, and the scorecard.
 
 ``{answer}`` is the sentence, ``{reconstructions}`` the gallery of the experiment with the longest
-training, ``{scorecard}`` a row for each claim with a badge for each experiment, ``{tested-on}``
-what was trained on what. All are made from the results by :mod:`pipeline.answer`.
+training, ``{scorecard}`` a row for each claim with a badge for each experiment, ``{tested-on}`` the
+images, networks and hardware of each experiment. :mod:`pipeline.answer` derives all of them from
+the results.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ class AnswerDirective(ResultsDirective):
 
     @property
     def experiments(self) -> list[Experiment]:
-        """Those of which a claim has been tested."""
+        """The experiments with at least one tested claim."""
         return load_experiments(root(self.env.srcdir))
 
     def text(self, text: str) -> list[nodes.Node]:
@@ -40,7 +41,7 @@ class Answer(AnswerDirective):
     """``{answer}``: how many claims have which verdict, where, at what cost."""
 
     def run(self) -> list[nodes.Node]:
-        """A paragraph that stands out."""
+        """A highlighted paragraph."""
         paragraph = nodes.paragraph("", "", *self.text(sentence(self.experiments)))
         return [nodes.container("", paragraph, classes=["answer"])]
 
@@ -57,19 +58,19 @@ class Reconstructions(AnswerDirective):
     """``{reconstructions}``: test images and what the inverses return for them."""
 
     def run(self) -> list[nodes.Node]:
-        """A figure; nothing where no experiment has one."""
+        """The figure; nothing if no experiment has one."""
         for one in self.experiments:
             picture = f"results/{one.name}/inversion/gallery.png"
             if (root(self.env.srcdir) / picture).is_file():
-                alt = f"Test images, {one.title}, in the first row; below, what the inverses return"
+                alt = f"Test images ({one.title}), and below them what the inverses return"
                 figure = nodes.figure("", nodes.image(uri=picture, alt=alt), classes=["hero"])
                 figure += nodes.caption(
                     "",
                     "",
                     *self.text(
                         f"First row: test images ({one.title}). Below: what the inverses of "
-                        "trained networks return from the last representation. Whether they are "
-                        "the images again is [measured](inversion.md)."
+                        "trained networks return from the last representation. [How exact they "
+                        "are](inversion.md) has its own page."
                     ),
                 )
                 self.set_source_info(figure)
@@ -99,7 +100,7 @@ class Scorecard(AnswerDirective):
 
 
 def _label(experiment: Experiment) -> nodes.inline:
-    """What the head of the column says, for pages too narrow for columns."""
+    """The heading of the column, shown in the cell if the page is too narrow for columns."""
     text = f"{experiment.title}: "
     return nodes.inline(text, text, classes=["card-label"])
 

@@ -11,11 +11,11 @@ __all__ = ["add_assets"]
 
 
 def add_assets(app: Sphinx, folder: Path, used: Callable[[nodes.document], bool]) -> None:
-    """Has pages load the scripts and styles of a folder.
+    """Makes pages load the scripts and styles of a folder.
 
     Args:
-        app: which is being set up.
-        folder: its ``.js`` and ``.css`` files.
+        app: the application that is being set up.
+        folder: of the ``.js`` and ``.css`` files.
         used: whether a page needs them.
     """
 

@@ -1,7 +1,7 @@
 """The directive ``{by-hand}``: one block and its inverse on a 4 x 4 image, with whole numbers.
 
-A reader changes pixels, entries of the representation, or F, and sees every step. The first state
-is computed here, so that the page shows it without scripts, too; ``by_hand.js`` computes the rest.
+Readers change pixels, entries of the representation, or F, and see every step. The first state is
+computed here, so that the page shows it even without scripts; ``by_hand.js`` computes the others.
 """
 
 import html
@@ -20,10 +20,10 @@ __all__ = ["FUNCTIONS", "forward", "inverse", "setup"]
 ASSETS = Path(__file__).with_name("by_hand_assets")
 IMAGE = (1, 2, 3, 4, 2, 9, 8, 3, 3, 8, 9, 2, 4, 3, 2, 1)
 WEIGHT = 2
-# Two channels of four places each, one after the other. None of them can be inverted.
+# Functions of two channels with four places each, one after the other. None is invertible.
 FUNCTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], list[int]]]] = {
     "relu": (
-        "w times what exceeds 4, else 0",
+        "w times the excess over 4, or 0",
         lambda x, w: [w * max(0, value - 4) for value in x],
     ),
     "sum": (
@@ -35,7 +35,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], list[int]]]] = {
 
 
 def space_to_depth(image: Sequence[int]) -> list[int]:
-    """Four channels of 2 x 2 places from 4 x 4 pixels; channel 2a + b has rows a and columns b."""
+    """Four channels of 2 x 2 places from 4 x 4 pixels; channel 2a + b starts at row a, column b."""
     return [
         image[4 * (2 * row + a) + 2 * column + b]
         for a in range(2)
@@ -99,13 +99,13 @@ class ByHand(SphinxDirective):
             ),
             _step(
                 "Inverse",
-                "The sum minus F of the copy, and the channels put back to pixels.",
+                "The sum minus F of the copy, and the channels moved back to pixels.",
                 [_grid("returned", inverse(steps["copied"], steps["added"], "relu", WEIGHT), 4)],
             ),
             "</div>",
-            '<p class="by-hand-verdict" role="status">The inverse is the image, entry by entry.',
-            "</p>",
-            "<noscript><p>Without scripts this is one example.</p></noscript></div>",
+            '<p class="by-hand-verdict" role="status">',
+            "The inverse equals the image, entry by entry.</p>",
+            "<noscript><p>Without scripts, this is a fixed example.</p></noscript></div>",
         ]
         return [nodes.container("", nodes.raw("", "".join(parts), format="html"))]
 

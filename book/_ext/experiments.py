@@ -8,13 +8,14 @@
     {{ percent(results.<experiment>.accuracy.families.resnet.accuracy) }}
     ::::
 
-is there once for each experiment that has results of the question, the longest training first;
-without results it says so. ``<experiment>`` is the name of the section in ``params.yaml``,
-``<title>`` what its images are called, ``<epochs>`` those of its networks. More arguments name the
-only experiments. A line with ``<default>`` in front is there for the default experiment only.
+appears once for each experiment that has results for the question, longest training first; without
+results, the page says so. ``<experiment>`` is the name of the section in ``params.yaml``,
+``<title>`` the name of its images, ``<epochs>`` the epochs of its networks. Further arguments limit
+the block to these experiments. A line that begins with ``<default>`` appears only for the default
+experiment.
 
-In the options of directives, which MyST does not substitute, ``{{ ... }}`` becomes plain text: an
-``alt`` can hold numbers.
+In the options of directives, where MyST does not substitute, ``{{ ... }}`` becomes plain text, so
+that an ``alt`` can contain numbers.
 """
 
 import re
@@ -77,7 +78,7 @@ def expand(source: str, results: dict[str, Any], repository: Path) -> str:
 
 
 def upper(text: str) -> str:
-    """With a capital at the beginning, and the rest as it is."""
+    """The text with a capital at the beginning."""
     return text[:1].upper() + text[1:]
 
 

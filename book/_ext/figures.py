@@ -1,8 +1,8 @@
-"""How a figure was made, folded below it; figures open larger.
+"""Shows how a figure was made, folded below it, and enlarges figures.
 
 A figure from ``results/<experiment>/<question>/`` gets a line that unfolds into the stage's
 command, its parameters, the commit, the hardware, the seconds, and the notebook's cell. The script
-``_static/figures.js``, which Jupyter Book adds to every page, shows a figure enlarged.
+``_static/figures.js``, which Jupyter Book adds to every page, enlarges figures.
 """
 
 import json
@@ -39,7 +39,7 @@ def _add_origins(app: Sphinx, document: nodes.document) -> None:
 def _origin(
     app: Sphinx, experiment: str, question: str, picture: str, run: dict[str, Any]
 ) -> nodes.container:
-    """The folded lines."""
+    """The folded lines below a figure."""
     page = f"results/{experiment}/{question}/{question.split('/')[0]}"
     parameters = run.get("parameters", {})
     shown = ", ".join(f"{name}: {json.dumps(value)}" for name, value in parameters.items())

@@ -1,10 +1,9 @@
-"""Keeps pages light: of icons, mathematics and search, a page loads what it uses.
+"""Keeps pages light: a page loads only the icons, mathematics and search that it uses.
 
-The theme's file of icons has two thousand, 1.4 MB on every page, of which the book shows a dozen.
-MathJax as one file has a menu that takes a third of it; its parts are loaded one by one instead, by
-pages with mathematics alone. The index of the search is for the page that shows what was found: the
-theme loads it everywhere, for a search as one types, which is off. Styles of a notebook's cells and
-of tabs and cards are for pages that have them.
+The theme's icon file has two thousand icons, 1.4 MB on every page; the book shows a dozen of them.
+A third of MathJax's single file is a menu; instead, only pages with mathematics load MathJax, in
+parts. Only the page of search results needs the search index: the theme loads it everywhere for
+search-as-you-type, which is off. Only pages with notebook cells, tabs or cards load their styles.
 """
 
 import re
@@ -23,7 +22,7 @@ _ICON = re.compile(
     r'"?(?P<name>[a-z0-9-]+)"?:\[\d+,\d+,\[(?P<aliases>[^\]]*)\],"[0-9a-f]+",'
     r'(?:"[^"]*"|\[[^\]]*\])\],?'
 )
-# Scripts and styles, and what a page has that needs them.
+# Scripts and styles, and the HTML that needs them.
 _NEEDED_BY = {
     r"searchtools|language_data|searchindex": r'id="search-results"',
     r"mystnb": r'class="[^"]*\bcell',
@@ -43,7 +42,7 @@ def only(script: str, names: set[str]) -> str:
 
     Args:
         script: its content.
-        names: of icons, their own or others that they go by.
+        names: of icons, or their aliases.
     """
 
     def keep(icon: re.Match[str]) -> str:
@@ -54,7 +53,7 @@ def only(script: str, names: set[str]) -> str:
 
 
 def without_unused(page: str) -> str:
-    """A page's HTML less the scripts and styles that nothing in it needs."""
+    """A page's HTML without the scripts and styles that nothing in it needs."""
     for files, need in _NEEDED_BY.items():
         if not re.search(need, page):
             page = re.sub(_LOADS.format(files), "", page)
@@ -92,7 +91,7 @@ def _only_with_mathematics(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Sets what MathJax loads and where; takes out the rest when the book is built."""
+    """Sets what MathJax loads and where; removes unused files once the book is built."""
     app.connect("config-inited", _load_parts, priority=900)
     app.connect("html-page-context", _only_with_mathematics, priority=900)
     app.connect("build-finished", _leave_out)

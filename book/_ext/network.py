@@ -1,4 +1,4 @@
-"""What the book computes from the code itself: sizes of networks, the architecture's figures."""
+"""Parts of the book that come from the code itself: sizes of networks, architecture figures."""
 
 import subprocess
 import sys
@@ -18,10 +18,10 @@ _KERNELS_OF_BASELINES = (
 
 
 class ParameterCounts(SphinxDirective):
-    """A table of zoo models, their parameters counted now, beside numbers quoted from the paper.
+    """A table of zoo models: parameters counted during the build, beside the paper's numbers.
 
-    The body is a YAML list of ``{model: NAME, table: QUOTED, ...}``; what else an entry holds
-    overrides arguments of the model. ``table`` is in millions, such as ``29M``.
+    The body is a YAML list of ``{model: NAME, table: QUOTED, ...}``; further entries override
+    arguments of the model. ``table`` is in millions, such as ``29M``.
     """
 
     has_content = True
@@ -44,7 +44,7 @@ class ParameterCounts(SphinxDirective):
 
 
 class NetworkSizes(SphinxDirective):
-    """A table of an experiment's networks: convolutions, parameters and multiply-adds, counted now.
+    """A table of an experiment's networks: convolutions, parameters and multiply-adds.
 
     The argument names a section of ``params.yaml``.
     """
@@ -61,14 +61,14 @@ class NetworkSizes(SphinxDirective):
 
         _note_code(self)
         self.env.note_dependency(str(ROOT / "params.yaml"))
-        rows = [["", "in the zoo", "convolutions", "parameters", "multiply-adds of an image"]]
+        rows = [["", "in the zoo", "convolutions", "parameters", "multiply-adds per image"]]
         for family, settings in load_params().sections[self.arguments[0]].models.items():
             with torch.device("meta"), FlopCounterMode(display=False) as counter:
                 model = irevnet.create_model(settings.name, **settings.overrides).eval()
                 model(torch.empty(1, *model.in_shape))
             convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in model.modules())
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            # Two operations each.
+            # A multiply-add counts as two operations.
             multiply_adds = counter.get_total_flops() / 2
             rows.append(
                 [
@@ -123,20 +123,20 @@ class Models(SphinxDirective):
 
 
 def _code() -> list[Path]:
-    """What networks are made by."""
+    """The source files of the package, which builds the networks."""
     import irevnet
 
     return sorted(Path(irevnet.__file__).parent.rglob("*.py"))
 
 
 def _note_code(directive: SphinxDirective) -> None:
-    """Has the page read again when the package has changed."""
+    """Makes Sphinx read the page again when the package has changed."""
     for path in _code():
         directive.env.note_dependency(str(path))
 
 
 def _table(directive: SphinxDirective, rows: list[list[str]], columns: str) -> list[nodes.Node]:
-    """A table with a head; ``columns`` has an ``r`` for each that is aligned at the right."""
+    """A table with a heading; an ``r`` in ``columns`` aligns a column to the right."""
     head, *body = rows
     line = ["--:" if column == "r" else "---" for column in columns]
     text = [f"| {' | '.join(row)} |" for row in (head, line, *body)]
@@ -163,7 +163,7 @@ def _draw_figures(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directives, and draws the figures that are older than what they show."""
+    """Registers the directives, and redraws figures that are older than the code they show."""
     app.add_directive("models", Models)
     app.add_directive("parameter-counts", ParameterCounts)
     app.add_directive("network-sizes", NetworkSizes)

@@ -1,7 +1,7 @@
-"""Executed notebooks as appendices of the pages: named apart, and out of the readers' way.
+"""Executed notebooks as appendices of the pages: with distinct titles, out of the reading order.
 
-Their titles tell question and experiment, their pictures have alternative texts, the chain of
-previous and next pages goes past them, and the search lists them below pages (``scorer.js``).
+Their titles name question and experiment, their pictures have alternative texts, the links to the
+previous and next page skip them, and the search lists them below pages (``scorer.js``).
 """
 
 import re
@@ -17,7 +17,7 @@ _NOTEBOOK = re.compile(r"results/([^/]+)/(?:[^/]+/)*([^/]+)/[^/]+")
 
 
 def _name(app: Sphinx, document: nodes.document) -> None:
-    """Gives a notebook a title that no other page has, and its pictures a text each."""
+    """Gives a notebook a title that no other page has, and its pictures alternative texts."""
     match = _NOTEBOOK.fullmatch(app.env.docname)
     titles = list(document.findall(nodes.title))
     if not match or not titles:
@@ -36,7 +36,7 @@ def _name(app: Sphinx, document: nodes.document) -> None:
 def _chain(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Previous and next without notebooks; a notebook leads back to its page alone."""
+    """Makes the links to previous and next pages skip notebooks, which link only to their page."""
     relations = getattr(app.builder, "relations", {})
     if page not in relations:
         return
@@ -63,7 +63,7 @@ def _score(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Renames notebooks before the titles are collected, and changes the chain of pages."""
+    """Renames notebooks before the titles are collected, and changes the order of pages."""
     # The table of contents and the titles are collected at 500.
     app.connect("builder-inited", _score)
     app.connect("doctree-read", _name, priority=400)

@@ -1,7 +1,7 @@
 """The directive ``{printed}``: a command of the page *One variation*, and what it printed.
 
-``{printed} metrics`` shows the command of that name of :mod:`benchmarks.variation` and its output,
-a table as a table, from the results of the one device on which it was run.
+``{printed} metrics`` shows the command of that name in :mod:`benchmarks.variation` and its output,
+with tables rendered, from the results of the one device that has run it.
 """
 
 from docutils import nodes
@@ -19,13 +19,13 @@ class Printed(ResultsDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Command and output; a warning that names what is not there."""
+        """Command and output; a warning if the results or the command are missing."""
         (name,) = self.arguments
         records = [
             own["variation"] for own in self.tables["benchmarks"].values() if "variation" in own
         ]
         if len(records) != 1:
-            return self.missing(f"printed: one variation.json is wanted, there are {len(records)}")
+            return self.missing(f"printed: needs exactly one variation.json, found {len(records)}")
         if name not in records[0]["printed"]:
             there = ", ".join(records[0]["printed"])
             return self.missing(f"printed: {name} is not one of {there}")

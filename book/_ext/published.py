@@ -1,9 +1,8 @@
-"""What a published book has: its address, sitemap, cards for links, buttons to the repository.
+"""Extras of a published book: its address, sitemap, link previews, buttons to the repository.
 
-``BOOK_REPOSITORY`` (``owner/name`` on GitHub) is the one place that says where the repository is;
-``BOOK_URL`` is where the book is, by default the repository's GitHub Pages. A build without them,
-such as ``make book``, has titles and descriptions for search engines and nothing that would
-lead nowhere.
+Only ``BOOK_REPOSITORY`` (``owner/name`` on GitHub) says where the repository is; ``BOOK_URL`` is
+the address of the book, by default the repository's GitHub Pages. A build without them, such as
+``make book``, has titles and descriptions for search engines, but no links that would lead nowhere.
 """
 
 import os
@@ -25,7 +24,7 @@ def settings(repository: str, url: str) -> dict[str, Any]:
         url: of the book; empty for the repository's GitHub Pages.
 
     Raises:
-        ConfigError: if the repository is not ``owner/name`` or the address no web page's.
+        ConfigError: if the repository is not ``owner/name`` or the address is not on the web.
     """
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConfigError(f"BOOK_REPOSITORY must be owner/name on GitHub, got {repository!r}")
@@ -63,10 +62,10 @@ def _apply(app: Sphinx, config: Config) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Has the extensions for publishing read their settings from the environment."""
+    """Loads the extensions for publishing, with settings from the environment."""
     app.setup_extension("sphinxext.opengraph")
     if os.environ.get("BOOK_REPOSITORY") or os.environ.get("BOOK_URL"):
-        app.setup_extension("sphinx_sitemap")  # it has to know the address
-    # Before the theme looks at its options.
+        app.setup_extension("sphinx_sitemap")  # it needs the address
+    # Before the theme reads its options.
     app.connect("config-inited", _apply, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,16 +1,16 @@
-"""Tables of training runs, those that are still to come included.
+"""Tables of training runs, including those that have not been run yet.
 
     ```{trials} cifar10_recipe base
     ```
 
-An experiment in which every family is the recipe with one change, and the family that is the recipe
-itself: what was changed, what it gave, what it cost. A row per family; those that have not been
-run are listed below, folded.
+The arguments are an experiment in which every family changes the recipe in one point, and the
+family that uses the recipe itself. The table has a row per family: what was changed, the accuracy,
+and the cost. Families that have not been run are listed below, folded.
 
     ```{runs} cifar10
     ```
 
-How far an experiment of long runs is, what those that are finished reached, and the recipe.
+The progress of an experiment with long runs, the accuracies of finished runs, and the recipe.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Runs", "Trials", "setup"]
 
 _RUNS = ("Family", "Runs", "Test accuracy, %", "Training, last epoch, %", "Training, min")
-_HEADS = ("Trial", "Change", "Held out, %", "Against the recipe, points", "Epochs", "Training, s")
+_HEADS = ("Trial", "Change", "Held-out accuracy, %", "Gain, points", "Epochs", "Training, s")
 
 
 class _TrainingTable(ResultsDirective):
@@ -46,12 +46,12 @@ class _TrainingTable(ResultsDirective):
         return load_params().section(experiment)
 
     def value(self, table: str, experiment: str, family: str, seed: int, name: str) -> Any:  # noqa: ANN401
-        """A number of a run; None if it has not been run."""
+        """A number recorded by a run; None if there is none yet."""
         runs = self.tables[table].get(experiment, {}).get("train", {})
         return runs.get(f"{family}-{seed}", {}).get(name)
 
     def seconds(self, experiment: str, family: str, seed: int) -> float | None:
-        """How long a run has trained."""
+        """The seconds that a run has trained; None if there is no record."""
         timing = self.value("provenance", experiment, family, seed, "timing") or {}
         return timing.get("training")
 
@@ -62,7 +62,7 @@ class Runs(_TrainingTable):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The table and the recipe; a warning that names what is not there."""
+        """The table and the recipe; a warning if the experiment is missing or trains nothing."""
         from pipeline.figures import FAMILY_LABELS
         from pipeline.params import ParamsError
 
@@ -104,7 +104,7 @@ class Trials(_TrainingTable):
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
-        """The table; a warning that names what is not there."""
+        """The table; a warning if the experiment or the family is missing."""
         from pipeline.figures import FAMILY_LABELS
         from pipeline.params import ParamsError
 
@@ -126,9 +126,9 @@ class Trials(_TrainingTable):
                 waiting.append(f"{FAMILY_LABELS[family]} ({change})")
                 continue
             seconds = self.seconds(experiment, family, seed)
-            own_network = model.name == section.models[base].name
+            same_network = model.name == section.models[base].name
             against = ""
-            if own_network and family != base and None not in (accuracy, reference):
+            if same_network and family != base and None not in (accuracy, reference):
                 against = f"{100 * (accuracy - reference):+.1f}"
             rows.append(
                 [

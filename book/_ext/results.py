@@ -1,10 +1,10 @@
-"""Brings results/ into the book: what it holds as substitutions, and its numbers as text.
+"""Brings results/ into the book: its contents as substitutions, its numbers as text.
 
 Pages write ``{{ percent(results.digits.accuracy.resnet.accuracy) }}``; the substitutions are
 ``results`` (every metrics.json by experiment, question, ...), ``provenance``, ``claims`` and
-``benchmarks`` (by device), with :func:`percent` and :func:`number` to format what they hold, and
-:func:`mean_of_runs` for what training runs have measured. A key that is not there is a warning that
-names it. Pages are read again when the contents of a results file change. The directives that show
+``benchmarks`` (by device), with :func:`percent` and :func:`number` to format their values, and
+:func:`mean_of_runs` to average a metric of training runs. A missing key is a warning that names it.
+Pages are read again when the contents of a results file change. The directives that show
 results are in :mod:`results_directives` and :mod:`results_table`.
 """
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 BENCHMARK = "memory_and_speed.json"
-# Of experiments, and of benchmarks; relative to the folder of results.
+# Result files of experiments and benchmarks, relative to results/.
 FILES = ("*/**/metrics.json", "*/**/provenance.json", "*/**/claims.json", "benchmarks/*/*.json")
 
 
@@ -83,7 +83,7 @@ class Results:
         return Results(f"{self._name}.{key}", value) if isinstance(value, dict | list) else value
 
     def names(self) -> Iterable[str]:
-        """What there is, as it is called in the files."""
+        """The keys, as spelled in the files."""
         return iter(self._value)
 
     def __contains__(self, key: str) -> bool:
@@ -101,17 +101,17 @@ class Results:
 
 
 def show_percent(value: float | Results, digits: int = 1) -> Shown:
-    """What :func:`percent` writes, in parts."""
+    """The parts of what :func:`percent` writes."""
     return notation.show_percent(_value_and_bounds(value), digits)
 
 
 def show_points(value: float | Results, digits: int = 2) -> Shown:
-    """What :func:`points` writes, in parts."""
+    """The parts of what :func:`points` writes."""
     return notation.show_points(_value_and_bounds(value), digits)
 
 
 def show_number(value: float | Results, digits: int = 3) -> Shown:
-    """What :func:`number` writes, in parts."""
+    """The parts of what :func:`number` writes."""
     return notation.show_number(_value_and_bounds(value), digits)
 
 
@@ -126,7 +126,7 @@ def points(value: float | Results, digits: int = 2) -> str:
 
 
 def number(value: float | Results, digits: int = 3) -> str:
-    """A number to ``digits`` significant ones, as mathematics where it is very small or large.
+    """A number to ``digits`` significant digits, typeset if it is very small or large.
 
     An estimate is followed by its interval in brackets.
     """
@@ -134,7 +134,7 @@ def number(value: float | Results, digits: int = 3) -> str:
 
 
 def mean_of_runs(train: Results, family: str, metric: str) -> float:
-    """The mean of a metric over a family's training runs, ``results.digits.train`` of all."""
+    """The mean of a metric over a family's runs in ``train``, such as ``results.digits.train``."""
     runs = [run for run in train.names() if re.fullmatch(rf"{family}-\d+", run)]
     if not runs:
         raise MissingResultError(f"there are no training runs of {family}")
@@ -142,7 +142,7 @@ def mean_of_runs(train: Results, family: str, metric: str) -> float:
 
 
 def finished(results: Mapping[str, Any], experiment: str) -> str:
-    """How many of an experiment's training runs there are, ``"4 of 20"``; empty if none is to be.
+    """How many training runs are finished, ``"4 of 20"``; empty if the experiment trains nothing.
 
     Args:
         results: every ``metrics.json`` by experiment, question or ``train``, ...
@@ -159,7 +159,7 @@ def finished(results: Mapping[str, Any], experiment: str) -> str:
 
 
 def _value_and_bounds(value: float | Results) -> list[float]:
-    """A number alone, or an estimate with the bounds that it is known to."""
+    """A number alone, or an estimate with the bounds of its interval."""
     if not isinstance(value, Results):
         return [value]
     if value.low == value.high:

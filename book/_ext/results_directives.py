@@ -1,6 +1,6 @@
 """Directives for results: ``claims``, ``verdict``, ``finding``, ``provenance``, ``targets``.
 
-They read what :mod:`results` has loaded. Where there are no results yet, they say so.
+They read what :mod:`results` has loaded, and say so if there are no results yet.
 """
 
 import os
@@ -22,19 +22,19 @@ from results import BENCHMARK, Results, number
 __all__ = ["NO_RESULTS", "ResultsDirective", "badge", "claim_page", "root", "setup", "table"]
 
 Cell = str | nodes.Node | Sequence[nodes.Node]
-"""Of a table: a text, a paragraph or list, or the nodes of a paragraph."""
+"""A cell of a table: a text, a paragraph or list, or the nodes of a paragraph."""
 
 NO_RESULTS = "There are no results in this repository yet."
 logger = logging.getLogger(__name__)
 
 
 def root(srcdir: str | Path) -> Path:
-    """The repository that ``results`` beside the pages belongs to."""
+    """The repository to which ``results`` beside the pages belongs."""
     return Path(srcdir, "results").resolve().parent
 
 
 def claim_page(srcdir: str | Path, claim_id: str) -> str | None:
-    """The page that has the claim's verdict, a name without suffix."""
+    """The name of the page with the claim's verdict, without suffix; None if there is none."""
     pattern = re.compile(rf"^```+\{{verdict\}}.*\b{claim_id}\b", re.MULTILINE)
     pages = sorted(Path(srcdir).glob("*.md"))
     return next((page.stem for page in pages if pattern.search(page.read_text())), None)
@@ -49,11 +49,11 @@ class ResultsDirective(SphinxDirective):
         return self.env.results_tables
 
     def title(self, experiment: str) -> str:
-        """What the images of an experiment are called."""
+        """The name of an experiment's images."""
         return title(experiment, root(self.env.srcdir))
 
     def conditions(self, claim: dict[str, Any]) -> nodes.Element:
-        """What was measured, the bound that was fixed before, and whether it holds."""
+        """What was measured, the bound that was fixed beforehand, and whether it holds."""
         if not claim["conditions"]:
             return nodes.paragraph("", claim["note"])
         items = nodes.bullet_list()
@@ -69,13 +69,13 @@ class ResultsDirective(SphinxDirective):
         return items
 
     def missing(self, message: str) -> list[nodes.Node]:
-        """Warns that a page asks for what is not there, and shows nothing."""
+        """Warns that a page asks for missing results, and shows nothing."""
         logger.warning(message, location=self.get_location(), type="results", subtype="missing")
         return []
 
 
 class ClaimsTable(ResultsDirective):
-    """``{claims} [experiment]``: the table of its claims; without an argument of every one."""
+    """``{claims} [experiment]``: the table of its claims; without an argument, of every one."""
 
     optional_arguments = 1
 
@@ -83,7 +83,7 @@ class ClaimsTable(ResultsDirective):
         experiments = self.arguments or sorted(self.tables["claims"])
         shown = [name for name in experiments if name in self.tables["claims"]]
         if self.tables["claims"] and not shown:
-            return self.missing(f"claims: there are none of {', '.join(experiments)}")
+            return self.missing(f"claims: there are none for {', '.join(experiments)}")
         return [self.table(name) for name in shown] or [nodes.paragraph("", NO_RESULTS)]
 
     def table(self, experiment: str) -> nodes.table:
@@ -155,7 +155,7 @@ class Verdict(ResultsDirective):
 class Finding(ResultsDirective):
     """``{finding} [C1 C9]``: a sentence for each claim, with the number that decides it.
 
-    A body says more, or is the finding where no claim is named.
+    The body is appended; without a claim, it is the whole finding.
     """
 
     optional_arguments = 4
@@ -172,9 +172,9 @@ class Finding(ResultsDirective):
 
 
 class Provenance(ResultsDirective):
-    """``{provenance} [experiment] question``: what made its results, and its notebooks.
+    """``{provenance} [experiment] question``: the origin of its results, and its notebooks.
 
-    The runs of training have a question each, such as ``train/irevnet-0``.
+    Each training run counts as a question, such as ``train/irevnet-0``.
     """
 
     required_arguments = 1
@@ -222,7 +222,7 @@ class Provenance(ResultsDirective):
 
 
 class Targets(ResultsDirective):
-    """``{targets}``: what the benchmarks were to reach on every device, and what they reached."""
+    """``{targets}``: the goals of the benchmarks and what they reached, on every device."""
 
     def run(self) -> list[nodes.Node]:
         devices = self.tables["benchmarks"]
@@ -250,7 +250,7 @@ class Targets(ResultsDirective):
     def origin(self, name: str, provenance: dict[str, Any]) -> nodes.container:
         path = f"results/benchmarks/{name}/{BENCHMARK}"
         lines = [
-            f"{{download}}`every number and round <{path}>`",
+            f"{{download}}`all numbers and rounds <{path}>`",
             f"`{provenance['command']}`",
             _summary(provenance),
         ]
@@ -272,14 +272,14 @@ def table(
     name: str,
     title: str | None = None,
 ) -> nodes.table:
-    """A table with a head.
+    """A table with a heading row.
 
     Args:
-        heads: of the columns.
-        rows: as many cells each.
-        widths: of the columns, in relation to each other.
-        name: its class, by which styles find it.
-        title: what stands above it.
+        heads: headings of the columns.
+        rows: with one cell per column.
+        widths: of the columns, relative to each other.
+        name: CSS class of the table.
+        title: shown above the table.
     """
     group = nodes.tgroup(cols=len(heads))
     group += [nodes.colspec(colwidth=width) for width in widths]

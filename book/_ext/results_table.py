@@ -7,19 +7,18 @@
     SVM, rank correlation: number(svm_rank_correlation, 2)
     ```
 
-The arguments are an experiment and a question, or ``benchmarks`` and a device. The body is YAML:
-headings of columns, and what stands below them, a path in ``metrics.json`` formatted as by
-``percent``, ``points`` and ``number`` of :mod:`results`, or a path alone for a value as it is. A
-path starts below the entry of the family; a star shows where the family is elsewhere
-(``families.*.accuracy``). Differences of two families (``differences.*``) have rows, too. A
-column that some families do not have says which ones do, as in
-``{irevnet_bijective: number(representation_error)}``; the other cells stay empty. The interval of
-an estimate stands below its value.
+The arguments are an experiment and a question, or ``benchmarks`` and a device. The body is YAML. It
+maps the heading of each column to a path in ``metrics.json``: formatted, as by ``percent``,
+``points`` and ``number`` of :mod:`results`, or a path alone for the value as it is. A path starts
+below the entry of the family; a star marks the place of the family if it is elsewhere
+(``families.*.accuracy``). Differences of two families (``differences.*``) have rows, too. A column
+for only some families names them, as in ``{irevnet_bijective: number(representation_error)}``; the
+other cells stay empty. The interval of an estimate is shown below its value.
 
-Options: ``families``, names of the only rows; ``keys``, other rows than families, such as
-``training = train; test = test``: a label and what the star stands for, where a row may lack what
-another one has; ``transposed``, for a column for each of them; ``corner``, what stands above the
-labels at the left.
+Options: ``families`` names the only rows. ``keys`` defines other rows than families, such as
+``training = train; test = test``: a label, and what replaces the star; such a row may lack values
+that other rows have. ``transposed`` turns rows into columns. ``corner`` is the text above the row
+labels.
 """
 
 import functools
@@ -42,7 +41,7 @@ _FORMAT = re.compile(r"(?:(percent|points|number)\(([^\s(),]+)(?:, *(\d+))?\)|([
 
 
 class Entry(NamedTuple):
-    """What stands in the cells of a column: ``number(noise.error, 2)``."""
+    """The content of a column's cells, such as ``number(noise.error, 2)``."""
 
     text: str
     path: str
@@ -68,7 +67,7 @@ class Entry(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The path of what holds the families; empty if they stand at the top."""
+        """The path of the entry that contains the families; empty at the top level."""
         return self.path.partition("*")[0]
 
     def of(self, metrics: Results, family: str) -> tuple[str, str]:
@@ -82,7 +81,7 @@ class Entry(NamedTuple):
         return _FORMATS[self.format](value, *given).apart()
 
 
-# For all families, or for those that have a cell in the column.
+# One entry for all families, or one for each family with a cell in the column.
 Column = Entry | dict[str, Entry]
 
 
@@ -99,11 +98,11 @@ class ResultsTable(ResultsDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        """The table, or that there are no results.
+        """The table, or a note that there are no results.
 
         Raises:
             DirectiveError: if the body is not a mapping of headings to formats, or a family is
-                none of the book's.
+                unknown.
         """
         experiment, question = self.arguments
         name = f"results-table {experiment} {question}"
@@ -194,7 +193,7 @@ def _columns(text: str) -> dict[str, Column]:
 
 
 class _Loader(yaml.BaseLoader):
-    """Everything is text, and nothing is said twice."""
+    """Reads every value as text; a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         keys = [key.value for key, _ in node.value]
@@ -205,7 +204,7 @@ class _Loader(yaml.BaseLoader):
 
 @functools.cache
 def _labels() -> dict[str, str]:
-    # Imports torch, which pages without tables do not wait for.
+    # Imported late: it imports torch, which pages without tables do not need.
     from pipeline.figures import FAMILY_LABELS
 
     short = {name: label.removeprefix("i-RevNet, ") for name, label in FAMILY_LABELS.items()}
@@ -239,7 +238,7 @@ def _keys(text: str) -> dict[str, str]:
 
 
 def _families(columns: dict[str, Column], metrics: Results) -> list[str]:
-    """The families that the file has where the columns look for them."""
+    """The families that the file contains where the columns look for them."""
     trained: set[str] = set()
     for column in columns.values():
         there = column if isinstance(column, dict) else _find(metrics, column.place)
@@ -252,7 +251,7 @@ def _families(columns: dict[str, Column], metrics: Results) -> list[str]:
 
 
 def _find(value: Any, path: str) -> Any:  # noqa: ANN401
-    """What a path such as ``noise.error[-1]`` leads to."""
+    """The value at a path such as ``noise.error[-1]``."""
     for key in re.findall(r"[^.\[\]]+", path):
         if not isinstance(value, Results):
             raise MissingResultError(f"{path} goes on below a value, {value!r}")

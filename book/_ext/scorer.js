@@ -1,4 +1,4 @@
-// Executed notebooks below the pages in the results of a search.
+// Lists executed notebooks below the pages in search results.
 var Scorer = {
   score: ([page, , , , score]) => (page.startsWith("results/") ? score - 20 : score),
   objNameMatch: 11,

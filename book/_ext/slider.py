@@ -1,9 +1,9 @@
-"""The directive ``{slider}``: a reader moves through pictures of steps, without a server.
+"""The directive ``{slider}``: a reader moves through the steps of walks, without a server.
 
-``{slider} results/digits/interpolation/walk.png`` shows, of the walks that
-:meth:`pipeline.notebook.Results.save_walk` has put into one picture, a step at a time and below it
-a slider. The file ``walk.json`` beside the picture says what is in it. The option ``alt`` is
-required; the body is the caption. Without scripts and in print there is the whole picture.
+``{slider} results/digits/interpolation/walk.png`` shows one step at a time of the walks that
+:meth:`pipeline.notebook.Results.save_walk` has put into one picture, with a slider below. The file
+``walk.json`` beside the picture describes it. The option ``alt`` is required; the body is the
+caption. Without scripts, and in print, the whole picture is shown.
 """
 
 import html
@@ -61,7 +61,7 @@ def _controls(name: str, walk: dict[str, Any], alt: str) -> str:
     """HTML of the squares, in which a script shows parts of the picture, and of the slider.
 
     Args:
-        name: an id that no other slider of the page has.
+        name: an id that no other slider on the page has.
         walk: what ``save_walk`` has written.
         alt: what the squares show.
     """
@@ -87,7 +87,7 @@ def _controls(name: str, walk: dict[str, Any], alt: str) -> str:
             )
         parts.append("</div>")
     parts.append("</div>")
-    # In the middle at first: at the ends there is the least to see.
+    # Start in the middle: the ends show the least.
     parts.append(
         f'<p class="slider-control"><label for="{name}">{html.escape(walk["label"])}</label> '
         f'<input type="range" id="{name}" min="0" max="{steps - 1}" step="1" '

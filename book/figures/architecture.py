@@ -16,7 +16,7 @@ import irevnet
 
 HERE = Path(__file__).parent
 TIMES = "\N{MULTIPLICATION SIGN}"
-# Okabe and Ito's colours, which stay apart in every common kind of colour blindness; shape,
+# Okabe and Ito's colours, which remain distinct in every common kind of colour blindness; shape,
 # hatching and labels say the same without colour.
 INVERTIBLE = {"facecolor": "#d6e8f5", "edgecolor": "#0072B2"}
 ANY = {"facecolor": "#fbe6bf", "edgecolor": "#9a6a00"}
@@ -96,7 +96,7 @@ def block() -> Figure:
 
 
 def shapes(name: str) -> tuple[list[str], str, str]:
-    """Per stage the number of blocks and the shape of a half; the entry; the final shape."""
+    """The number of blocks and the shape of a half per stage; the entry; the final shape."""
     with torch.device("meta"):
         model = irevnet.create_model(name)
     size = model.in_shape[1] // model.entry.factor

@@ -1,4 +1,4 @@
-// One block on a 4 x 4 image: what book/_ext/by_hand.py computes for the first state, for all others.
+// One block on a 4 x 4 image: book/_ext/by_hand.py computes the first state, this script the others.
 for (const root of document.querySelectorAll("div.by-hand")) {
   const cells = (name) => [...root.querySelectorAll(`[data-values=${name}] :is(input, span)`)];
   const read = (name) => cells(name).map((cell) => Number(cell.value ?? cell.textContent) || 0);
@@ -17,7 +17,7 @@ for (const root of document.querySelectorAll("div.by-hand")) {
   };
   const residual = (x) => functions[select.value](x, Number(range.value)).map((value) => value + 0);
 
-  // Where each channel's entry is in the image.
+  // The place of each channel's entries in the image.
   const places = [];
   for (const a of [0, 1])
     for (const b of [0, 1])
@@ -50,13 +50,13 @@ for (const root of document.querySelectorAll("div.by-hand")) {
     const x = read("x");
     write("copied", x);
     write("added", read("other").map((value, index) => value + residual(x)[index]));
-    compare("The inverse is the image, entry by entry.");
+    compare("The inverse equals the image, entry by entry.");
   };
   const backward = () => {
     const image = invert();
     write("image", image);
     show(image);
-    compare("The image that has this representation. There is one for every representation.");
+    compare("This image has that representation. Every representation belongs to one image.");
   };
 
   const start = read("image");

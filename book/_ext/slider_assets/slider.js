@@ -7,7 +7,7 @@ for (const slider of document.querySelectorAll("div.slider")) {
   const notes = view.querySelectorAll(".slider-note");
   const walk = JSON.parse(view.dataset.walk);
   const source = slider.querySelector("figure img").src;
-  // Of a background that is larger than its box, 100% is its last part: one less than there are.
+  // A background position of 100% shows the last part, so the step is 100% over the count minus one.
   const percent = (index, count) => (count > 1 ? (100 * index) / (count - 1) : 0);
 
   const show = () => {
