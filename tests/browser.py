@@ -1,4 +1,4 @@
-"""Chromium for the tests that look at pages; Debian has it as chromium and chromium-driver."""
+"""Chromium for the tests of pages; on Debian, the packages chromium and chromium-driver."""
 
 import contextlib
 import http.client

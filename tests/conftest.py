@@ -1,10 +1,10 @@
-"""What every test has in common."""
+"""Settings for every test."""
 
 import pytest
 import torch
 
-# Networks as small as the tests' are several times slower on two threads than on one, and tens of
-# times on a machine that computes something else as well.
+# Networks as small as those of the tests are several times slower on two threads than on one, and
+# tens of times slower if the machine is busy with something else.
 torch.set_num_threads(1)
 
 

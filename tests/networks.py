@@ -1,4 +1,4 @@
-"""The zoo's networks at a size at which a Jacobian is a matrix that one can invert."""
+"""The zoo's networks, so small that their Jacobians are matrices that one can invert."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch import nn
 import irevnet
 from irevnet.zoo import model_arguments
 
-# Every entry and every stride is the zoo's; images, depth and width shrink. Of the injective ones
-# the zeros still fill the half that the first F reads and some of the other one.
+# Entries and strides are those of the zoo; images, depth and width are smaller. In the injective
+# networks, the zeros still fill the half that the first F reads and a part of the other half.
 SMALL = {
     "irevnet_a": {
         "in_shape": (1, 32, 32),
@@ -41,14 +41,14 @@ IREVNETS = [name for name in irevnet.list_models() if name.startswith("irevnet")
 
 
 def _shrunk(name):
-    """Two blocks in each stage, of the smallest images."""
+    """Overrides for two blocks in each stage, and for the smallest images."""
     arguments = model_arguments(name)
     side = arguments["entry_factor"] * math.prod(arguments["strides"])
     shape = (arguments["in_shape"][0], side, side)
     return {"in_shape": shape, "blocks": (2,) * len(arguments["blocks"])}
 
 
-# Those that need nothing special.
+# The networks that need no special settings.
 SMALL |= {name: _shrunk(name) for name in IREVNETS if name not in SMALL}
 with torch.device("meta"):
     BIJECTIVE = [name for name in IREVNETS if irevnet.create_model(name).is_bijective]
@@ -62,7 +62,7 @@ def small_irevnet(name, **overrides):
 
 
 def randomise(model):
-    """Weights with which every F matters: as constructed, the network is almost a permutation."""
+    """Draws weights with which every F matters; a new network is almost a permutation."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -81,10 +81,10 @@ def images(model, batch_size=2, *, dtype=torch.float64, wider=1):
 
 
 def jacobian(function, point):
-    """Of a function of a batch ``(1, ...)``: ``(values out, values in)``, float64.
+    """The Jacobian of a function of a batch ``(1, ...)``: ``(values out, values in)``, float64.
 
-    One row per image of a batch, which works in evaluation mode alone, where a network treats
-    every image of a batch by itself.
+    Each image of a larger batch gives one row. This works only in evaluation mode, in which a
+    network treats every image of a batch independently.
     """
     with torch.no_grad():
         count = function(point).numel()

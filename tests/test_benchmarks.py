@@ -1,4 +1,4 @@
-"""The logic of the benchmarks. Nothing here looks at a clock: what is fast is no test."""
+"""The logic of the benchmarks. No test depends on the clock: speed is measured, not tested."""
 
 import dataclasses
 import importlib
@@ -267,7 +267,7 @@ def test_targets_are_judged_by_what_was_measured():
     assert (stored, checkpoint) == (True, False)
     assert (growth, other, saving, throughput) == (True, None, False, True)
     assert answers["Throughput of inverse over encode, irevnet_b, float32, NCHW"] is False
-    # What was measured at another size says nothing about the target.
+    # A measurement at another size says nothing about the target.
     assert met({"step_time": {"cases": [case | {"batch_size": 8}]}}) == met({})
     assert met({"step_time": {"cases": [case | {"mode": "bfloat16, NCHW"}]}}) == met({})
 
@@ -324,7 +324,7 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path, monkeypatch):
     assert not written["complete"]
 
 
-def test_sections_in_part_do_not_replace_the_whole(tmp_path, monkeypatch):
+def test_a_run_of_some_sections_does_not_replace_the_results_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(memory_and_speed, "settings_for", lambda *_, **__: TINY)
     path = memory_and_speed.main(["--device", "cpu", "--only", "inverse"])
@@ -340,7 +340,7 @@ def test_sections_in_part_do_not_replace_the_whole(tmp_path, monkeypatch):
         (memory_and_speed.main, ["--only", "capacity"], "capacity uses the results of memory"),
     ],
 )
-def test_options_that_cannot_be_are_refused_before_anything_runs(main, options, message, capsys):
+def test_invalid_options_are_refused_before_anything_runs(main, options, message, capsys):
     with pytest.raises(SystemExit):
         main(options)
     assert message in capsys.readouterr().err
@@ -362,7 +362,7 @@ def test_quick_settings_are_small():
     assert dataclasses.replace(quick, rounds=full.rounds) != full
 
 
-def test_the_jacobians_benchmark_times_what_is_the_same(tmp_path):
+def test_the_benchmark_of_the_jacobian_times_equal_results(tmp_path):
     path = jacobian.main(["--quick", "--device", "cpu", "--output", str(tmp_path)])
     record = json.loads(path.read_text())
     assert record["dimensions"] == 192
@@ -392,7 +392,7 @@ class TestTimeToAccuracy:
         assert [run["family"] for run in record["runs"]] == list(families)
         before = record["runs"]
         record = self.run(tmp_path, "--seeds", "2", *options)
-        # The first two are those of the run before, which are not made again.
+        # The first two come from the run before and are not trained again.
         assert record["runs"][:2] == before
         assert [(run["family"], run["seed"]) for run in record["runs"][2:]] == [
             ("irevnet_bijective", 1),
@@ -456,7 +456,7 @@ class TestTimeToAccuracy:
         assert time_to_accuracy.target({"resnet": families["resnet"]})["met"] is None
 
 
-def test_reading_against_training(tmp_path):
+def test_the_input_rate_is_compared_with_training(tmp_path):
     path = input_rate.main(["--quick", "--output", str(tmp_path)])
     record = json.loads(path.read_text())
     assert record["decoded_images_per_second"]["value"] > 0
@@ -466,12 +466,12 @@ def test_reading_against_training(tmp_path):
 
 
 def test_what_training_would_take_is_arithmetic():
-    """A GPU of 100 TFLOP/s takes 1,000 images a second of 100 GFLOP each."""
-    found = input_rate.estimated(100e9, decoded=150, gpu_tflops=100, gpus=8, price=2)
-    assert found["images_per_second"] == pytest.approx(1000)
-    assert found["cores_to_feed"] == 7
-    assert found["hours"] == pytest.approx(600_000 * 256 / 8000 / 3600)
-    assert found["price"] == pytest.approx(16 * found["hours"])
+    """A GPU of 100 TFLOP/s processes 1,000 images of 100 GFLOP a second."""
+    result = input_rate.estimated(100e9, decoded=150, gpu_tflops=100, gpus=8, price=2)
+    assert result["images_per_second"] == pytest.approx(1000)
+    assert result["cores_to_feed"] == 7
+    assert result["hours"] == pytest.approx(600_000 * 256 / 8000 / 3600)
+    assert result["price"] == pytest.approx(16 * result["hours"])
 
 
 def test_operations_of_a_training_step_are_counted():
@@ -529,7 +529,7 @@ def test_training_steps_with_and_without_tunables_are_the_same_to_the_bit(tmp_pa
     assert set(case["rounds"]) == {"plain", "kept"}
 
 
-def test_the_pipeline_at_full_size_is_asked_what_params_allows():
+def test_the_pipeline_at_full_size_asks_only_what_params_allows():
     params = read_yaml(ROOT / "params.yaml")
     for question, changes in ilsvrc2012.FEWER.items():
         params["ilsvrc2012"][question] |= changes
@@ -542,6 +542,6 @@ def test_a_variation_keeps_what_commands_print(tmp_path):
     path = variation.main(["--quick", "--output", str(tmp_path)])
     record = json.loads(path.read_text())
     assert record["commands"] == variation.COMMANDS
-    # Nothing was changed before them.
+    # No file was changed before the commands ran.
     assert record["printed"]["changed_files"] == ""
     assert len(record["printed"]["parameters"].splitlines()) == 2, "the head of a table"

@@ -33,7 +33,7 @@ def pages() -> list[str]:
 
 
 class Resources(HTMLParser):
-    """Collects what a page loads, links for readers to follow apart."""
+    """Collects what a page loads, without the links for readers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ LOOK = r"""
   });
 })();
 """
-# Of scripts and styles, uncompressed.
+# Limit for the scripts and styles of a page, uncompressed.
 MOST_BYTES = 1_500_000
 
 
@@ -133,8 +133,8 @@ def test_a_page_reads_well(page: str, browser: Browser) -> None:
         assert browser.run(CONTENT_WIDTH) <= width, "the page scrolls sideways"
 
 
-# What axe-core looks for (https://dequeuniversity.com/rules/axe/4.4), less three rules, which are
-# about lists as Sphinx writes them, of signatures and of references.
+# Runs axe-core (https://dequeuniversity.com/rules/axe/4.4) without three rules, which object to the
+# lists that Sphinx writes for signatures and references.
 AXE = """
 const still = document.createElement("style");
 still.textContent = "* { transition: none !important; animation: none !important; }";
@@ -168,7 +168,7 @@ def test_a_page_has_no_barriers_that_axe_finds(page: str, scheme: str, browser: 
 @needs_book
 @needs_browser
 def test_the_scorecard_and_the_goals_fit_a_telephone(browser: Browser) -> None:
-    """All columns are within the screen: rows are cards there."""
+    """All columns fit on the screen, because rows become cards."""
     for page, table in (("index.html", "scorecard"), ("memory.html", "targets")):
         browser.width(390)
         browser.open(HTML / page)

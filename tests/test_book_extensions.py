@@ -32,7 +32,7 @@ def extension() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Results of two experiments, of which one has claims."""
+    """Results of two experiments, one of which has claims."""
     write(
         tmp_path / "results/toy/inversion/metrics.json",
         {"i-revnet": {"error": {"value": 2.5e-6, "low": 2e-6, "high": 3e-6, "n": 12}}, "n": 1797},
@@ -140,10 +140,10 @@ def test_finished_runs_are_counted_among_those_of_params_yaml(extension: ModuleT
     results = {"digits": {"train": {"irevnet-0": {}, "resnet-4": {}, "of_old-0": {}}}}
     assert extension.finished(results, "digits") == "2 of 25"
     assert extension.finished(results, "cifar10_released") == "0 of 2"
-    assert extension.finished(results, "ilsvrc2012") == ""  # whose network others have trained
+    assert extension.finished(results, "ilsvrc2012") == ""  # its network was trained by others
 
 
-def test_intervals_come_apart(extension: ModuleType, folder: Path) -> None:
+def test_values_and_intervals_can_be_shown_apart(extension: ModuleType, folder: Path) -> None:
     error = view(extension, folder).toy.inversion.i_revnet.error
     assert extension.show_number(error, 2).apart() == (
         r"$2.5 \times 10^{-6}$",
@@ -206,16 +206,16 @@ def test_directives(folder: Path) -> None:
         r"rule: at most \(5 \times 10^{-6}\); holds"
     ) in table
     assert r"largest &lt;error&gt;: 1; rule: at most \(5 \times 10^{-6}\); open" in table
-    rest = page[page.index("</table>") :]
-    assert '<details class="verdict verdict-inconclusive"><summary>' in rest
-    assert "n = 1,797" in rest
-    rest = re.sub("<[^>]*>", "", rest)
-    assert "python -m pipeline.run inversion --experiment toy" in rest
-    assert "0123456789" in rest
-    assert "with uncommitted changes" in rest
-    assert "started 2025-01-02 03:04 UTC, took 12 s" in rest
-    assert "2 x A processor, Linux x86_64; python 3.11.9, torch 2.15.0" in rest
-    assert "There are no results in this repository yet." in rest
+    below_table = page[page.index("</table>") :]
+    assert '<details class="verdict verdict-inconclusive"><summary>' in below_table
+    assert "n = 1,797" in below_table
+    below_table = re.sub("<[^>]*>", "", below_table)
+    assert "python -m pipeline.run inversion --experiment toy" in below_table
+    assert "0123456789" in below_table
+    assert "with uncommitted changes" in below_table
+    assert "started 2025-01-02 03:04 UTC, took 12 s" in below_table
+    assert "2 x A processor, Linux x86_64; python 3.11.9, torch 2.15.0" in below_table
+    assert "There are no results in this repository yet." in below_table
 
 
 def test_the_answer_and_the_scorecard(folder: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_answer_and_the_scorecard(folder: Path) -> None:
     assert "Of 1 claims of the paper, on toy 1 inconclusive." in text
     assert "_images/gallery.png" in page
     assert "The input is recovered" in text
-    # The head of the column stands in its cells, too, for pages too narrow for columns.
+    # The heading of the column is in its cells, too, for pages too narrow for columns.
     assert re.search(r"The input is recovered\s+toy: . inconclusive", text)
     assert "toy (toy). Nothing was tested on the thousand classes of ILSVRC-2012" in text
 
@@ -327,7 +327,7 @@ def test_benchmarks_by_device(folder: Path) -> None:
     assert "python -m benchmarks.memory_and_speed" in re.sub("<[^>]*>", "", page)
 
 
-def test_what_is_missing_is_a_warning_with_its_name(folder: Path) -> None:
+def test_missing_results_are_named_in_a_warning(folder: Path) -> None:
     _, warnings = build(
         folder,
         "{{ results.toy.inversion.wrong }}\n\n```{verdict} C7\n```\n\n"
@@ -351,7 +351,7 @@ def test_pages_follow_the_results(folder: Path) -> None:
 
 @pytest.fixture
 def families(folder: Path) -> Path:
-    """Results of three families, in another order than the book's, and of one at other places."""
+    """Results of three families, not in the book's order, and of one at another place."""
     share = {"value": 0.978, "low": 0.971, "high": 0.984, "n": 540}
     write(
         folder / "results/toy/separation/metrics.json",
@@ -373,7 +373,7 @@ def families(folder: Path) -> Path:
 
 
 def table(page: str) -> list[list[str]]:
-    """The text of the cells, by row; a star before those that are heads."""
+    """The text of the cells, by row; a star marks headings."""
     body = page[page.index('<table class="results-table') : page.index("</table>")]
     rows = [re.findall(r"<t([hd])[^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr")[1:]]
     return [
@@ -665,7 +665,7 @@ def cells(page: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows if row}
 
 
-def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder: Path) -> None:
+def test_trials_are_listed_with_their_change_and_pending_ones_below(folder: Path) -> None:
     train = folder / "results/cifar10_recipe/train"
     write(train / "base-0/metrics.json", {"validation_accuracy": 0.8})
     write(train / "base-0/provenance.json", {"timing": {"training": 1234.5}})
@@ -680,7 +680,7 @@ def test_trials_are_listed_with_their_change_and_those_that_were_not_run(folder:
     assert "<p>smoothing 02 (label smoothing 0.2)</p>" in waiting
 
 
-def test_runs_that_are_finished_are_listed_beside_how_many_there_are_to_be(folder: Path) -> None:
+def test_finished_runs_are_listed_with_the_number_of_planned_ones(folder: Path) -> None:
     for seed, accuracy in ((0, 0.93), (3, 0.9312)):
         run = folder / f"results/cifar10/train/resnet-{seed}"
         write(run / "metrics.json", {"test_accuracy": accuracy, "train_accuracy": 0.991})
@@ -733,7 +733,7 @@ def test_a_repository_is_an_owner_and_a_name(published: ModuleType, repository: 
         published.settings(repository, "")
 
 
-def test_the_address_of_a_book_is_one(published: ModuleType) -> None:
+def test_the_address_of_a_book_must_be_on_the_web(published: ModuleType) -> None:
     with pytest.raises(Exception, match="BOOK_URL must begin with"):
         published.settings("", "example.org")
 

@@ -73,13 +73,13 @@ def test_the_unit_of_a_condition(metric, unit):
 
 
 def test_every_family_that_a_rule_is_about_is_trained_by_an_experiment():
-    """A misspelt one would leave its claim not tested, everywhere and without a word."""
+    """A misspelt family would silently leave its claim untested in every experiment."""
     trained = {family for one in load_params().sections.values() for family in one.models}
     rules = [one for claim in load_claims("digits").values() for one in claim.conditions]
     assert set().union(*(rule.families for rule in rules)) <= trained
 
 
-def test_conditions_on_networks_that_an_experiment_has_not_are_left_out():
+def test_conditions_on_networks_that_an_experiment_lacks_are_left_out():
     """``ilsvrc2012`` has the bijective network alone."""
     rows = {row["id"]: row for row in judge_claims("ilsvrc2012")}
     metrics = {c["metric"] for c in rows["C4"]["conditions"]}
@@ -87,11 +87,11 @@ def test_conditions_on_networks_that_an_experiment_has_not_are_left_out():
         "jacobian.irevnet_bijective.condition_number",
         "jacobian.irevnet_bijective.energy_share",
     }
-    # All of a claim's are of another network: it stays as it is, and untested.
+    # All conditions of C5 are on another network: they are kept, and the claim stays untested.
     assert len(rows["C5"]["conditions"]) == 2
     assert rows["C5"]["verdict"] == "not tested here"
-    every = {row["id"]: row for row in judge_claims("digits")}
-    assert len(every["C4"]["conditions"]) == 4
+    digits = {row["id"]: row for row in judge_claims("digits")}
+    assert len(digits["C4"]["conditions"]) == 4
 
 
 @pytest.mark.parametrize(("networks", "state"), [(10, "holds"), (11, "open")])
@@ -105,7 +105,7 @@ def test_too_few_networks_leave_it_open(results, networks, state):
     [({"at_least": 0.7}, "holds"), ({"at_least": 1.3}, "open"), ({"at_most": 1.3}, "open")],
 )
 def test_a_lower_bound_holds_or_leaves_open(tmp_path, bounds, state):
-    """What a window of an image shows of the condition number of the whole."""
+    """The condition number in a window of an image is a lower bound for the whole image."""
     (tmp_path / "jacobian").mkdir()
     estimate = {"value": 1.0, "low": 0.8, "high": 1.2, "n": 2, "lower_bound": True}
     content = {"irevnet": {"condition_number": estimate}}
@@ -169,7 +169,7 @@ def test_a_network_that_loses_more_than_the_margin_fails_the_rule_of_c2(tmp_path
     assert states.count("fails") == 2
 
 
-def test_an_experiment_overrides_a_bound_and_names_no_other():
+def test_an_experiment_can_override_only_known_bounds():
     params = load_params()
     params.section("digits").bounds["relative_error"] = 0.25
     assert load_claims("digits", params)["C1"].conditions[0].at_most == 0.25
@@ -179,7 +179,7 @@ def test_an_experiment_overrides_a_bound_and_names_no_other():
         load_claims("digits", params)
 
 
-def test_figure_and_rule_read_one_number():
+def test_a_figure_and_its_rule_use_the_same_bound():
     rule = load_claims("cifar10_cpu")["C2"].conditions[0]
     assert bound("cifar10_cpu", "accuracy_margin") == -rule.at_least == 0.005
 
@@ -255,7 +255,7 @@ def test_networks_at_initialisation_fail_the_rule_of_c6(tmp_path):
     measured = json.loads((ROOT / "results/digits/separation/metrics.json").read_text())
     metrics = {}
     for family in FAMILIES:
-        # Three networks as accurate at every depth as those at initialisation are on average.
+        # Three networks with the average accuracies at initialisation, at every depth.
         rows = {
             name: np.tile(measured[family][f"initial_{name}_by_depth"], (3, 1))
             for name in ("svm", "knn")
@@ -288,11 +288,11 @@ def test_the_papers_numbers_pass_the_rule_of_c7_and_networks_at_initialisation_f
     initial = dimensionality_of(20, 20, 0.0)
     states = judged("C7", "dimensionality", initial, tmp_path / "initial")
     assert states.count("fails") == 4
-    few = dimensionality_of(200, 400, 0.022, networks=1)
-    assert set(judged("C7", "dimensionality", few, tmp_path / "few")) == {"open"}
+    single = dimensionality_of(200, 400, 0.022, networks=1)
+    assert set(judged("C7", "dimensionality", single, tmp_path / "few")) == {"open"}
 
 
-def test_pictures_in_which_nothing_is_to_be_seen_fail_the_rule_of_c5(tmp_path):
+def test_unrecognisable_pictures_fail_the_rule_of_c5(tmp_path):
     measured = json.loads((ROOT / "results/digits/interpolation/metrics.json").read_text())
     metrics = {"irevnet": {}}
     for kind in ("same_class", "different_classes"):
@@ -301,7 +301,7 @@ def test_pictures_in_which_nothing_is_to_be_seen_fail_the_rule_of_c5(tmp_path):
     assert judged("C5", "interpolation", metrics, tmp_path) == ["fails", "fails"]
 
 
-def test_a_rule_can_stand_on_a_benchmark(tmp_path):
+def test_a_rule_can_use_a_benchmark(tmp_path):
     path = tmp_path / "benchmarks" / "cpu-1-threads" / "against_revnet.json"
     path.parent.mkdir(parents=True)
     rule = load_claims("digits")["C10"].conditions[0]

@@ -1,4 +1,4 @@
-"""Comparison of results, on small trees made for it."""
+"""Comparison of results, on small made-up trees."""
 
 import json
 import math

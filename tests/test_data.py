@@ -103,7 +103,7 @@ class TestDigits:
 class TestTensorImages:
     @pytest.fixture
     def images(self):
-        # Every image is constant, its grey level its place in the set, its label that plus 100.
+        # Every image is constant: its grey level is its index, its label the index plus 100.
         pixels = torch.arange(11, dtype=torch.uint8)[:, None, None, None].expand(11, 3, 4, 5)
         return TensorImages(pixels.contiguous(), torch.arange(100, 111))
 
@@ -150,7 +150,7 @@ class TestTensorImages:
 
     def test_training_batches_depend_on_the_pass_alone(self, images):
         def draw(seed):
-            torch.randn(seed)  # the global generator is not asked
+            torch.randn(seed)  # the global generator must not matter
             augmentation = Augmentation(1, "random", cutout=2)
             return list(images.training_batches(4, augmentation, TrainingPass(seed, 3)))
 
@@ -215,7 +215,7 @@ class TestAugmentation:
         torch.testing.assert_close(resized, torch.full((2, 3, 4, 4), 0.2))
 
     def candidates(self, image, padding, flip):
-        """Everything that one image may become, by its place in the list: pixel by pixel."""
+        """Every possible augmentation of one image, computed pixel by pixel."""
         channels, height, width = image.shape
         for mirrored in (False, True) if flip else (False,):
             for top in range(-padding, padding + 1):
@@ -253,7 +253,7 @@ class TestAugmentation:
         for before, after in zip(x, y, strict=True):
             assert any(torch.equal(after, image) for image in self.candidates(before, 1, True))
 
-    def test_none_is_the_identity(self):
+    def test_no_augmentation_is_the_identity(self):
         x = torch.randint(1, 256, (3, 1, 4, 4), dtype=torch.uint8)
         assert torch.equal(augment(Augmentation(), x), x)
 
@@ -268,7 +268,7 @@ class TestCifar10:
 
     @pytest.fixture
     def source(self, tmp_path, monkeypatch):
-        """Files of the format of CIFAR-10, twenty images each, whose sums torchvision is given."""
+        """Files in CIFAR-10's format, of twenty images each; torchvision gets their checksums."""
         folder = tmp_path / "cifar-10-batches-py"
         folder.mkdir()
         images = np.random.default_rng(0).integers(0, 256, (120, 3, 32, 32), np.uint8)
@@ -349,7 +349,7 @@ class TestCifar10:
 class TestImageFolders:
     @pytest.fixture
     def root(self, tmp_path):
-        """Three classes; twelve, six and six training images, two of each to test; one is grey."""
+        """Three classes with twelve, six and six training images, two for tests; one is grey."""
         generator = np.random.default_rng(0)
         for part, counts in {"train": (12, 6, 6), "val": (2, 2, 2)}.items():
             for name, count in zip(("ant", "bee", "cat"), counts, strict=True):
@@ -385,7 +385,7 @@ class TestImageFolders:
         pixels[:, 64:] = 255  # black on the left, white on the right
         (tmp_path / "class").mkdir()
         Image.fromarray(pixels).save(tmp_path / "class" / "image.png")
-        # Scaled to 32x64 and cropped to 28x28, two columns of either side of the edge are blurred.
+        # After scaling to 32x64 and cropping to 28x28, two columns beside the edge are blurred.
         ((image,), _) = FolderImages(tmp_path, 28, workers=0).first(1)
         torch.testing.assert_close(image[:, :, :12], torch.zeros(3, 28, 12), atol=0.02, rtol=0)
         torch.testing.assert_close(image[:, :, 16:], torch.ones(3, 28, 12), atol=0.02, rtol=0)
@@ -421,7 +421,7 @@ class TestImageFolders:
         assert torch.equal(images.first(count)[1], labels)
         assert len(images.subset(0)) == len(images.of_classes([]).subset(3)) == 0
 
-    def test_a_subset_that_divides_the_set_is_every_so_many_images(self, root):
+    def test_a_subset_of_an_nth_of_the_set_takes_every_nth_image(self, root):
         images = load_image_folders(root, size=8, workers=0).train
         for step in (1, 2, 3, 4, 6, 8, 12, 24):
             assert images.subset(24 // step).indices == list(range(24))[::step]
@@ -501,7 +501,7 @@ class TestImageFolders:
         assert torch.equal(torch.cat([x for x, _ in draw(1)]), x)
         assert not torch.equal(torch.cat([x for x, _ in draw(2)]), x)
 
-    def test_to_is_itself(self, root):
+    def test_to_returns_the_set_itself(self, root):
         images = load_image_folders(root, size=16, workers=0).test
         assert images.to("meta") is images
 
@@ -651,7 +651,7 @@ class TestLoadData:
         load_data(name, root="given")
         assert roots == [variable or "given"]
 
-    def test_arguments_are_handed_on(self, tmp_path, monkeypatch):
+    def test_arguments_are_passed_on(self, tmp_path, monkeypatch):
         monkeypatch.delenv("IREVNET_DATA", raising=False)
         with pytest.raises(ValueError, match=re.escape(f"no folder {tmp_path / 'train'}")):
             load_data("folders", root=tmp_path)

@@ -38,7 +38,7 @@ EDITABLE = "install --quiet --no-deps --no-build-isolation --editable ."
 
 
 class Repository:
-    """A repository with what the environment is made from, and the pretending Python."""
+    """A repository with the sources of the environment, and the Python that pretends."""
 
     def __init__(self, folder):
         self.root = folder
@@ -157,9 +157,9 @@ def foreign_store(repository, folder):
 
 
 @pytest.mark.parametrize("target", ["environment", "distclean"])
-@pytest.mark.parametrize("something", [foreign_link, foreign_folder, foreign_file, foreign_store])
-def test_what_make_did_not_make_is_refused_and_kept(something, target, repository, tmp_path):
-    something(repository, tmp_path / "other")
+@pytest.mark.parametrize("obstacle", [foreign_link, foreign_folder, foreign_file, foreign_store])
+def test_what_make_did_not_make_is_refused_and_kept(obstacle, target, repository, tmp_path):
+    obstacle(repository, tmp_path / "other")
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     answer = repository.make(target)
     assert answer.returncode != 0
@@ -169,7 +169,7 @@ def test_what_make_did_not_make_is_refused_and_kept(something, target, repositor
 
 
 def old_environment(repository):
-    """As the Makefile made it before: a folder with stamps of times."""
+    """An environment as older Makefiles made it: a folder with time stamps."""
     (repository.venv / "bin").mkdir(parents=True)
     shutil.copy(repository.python, repository.venv / "bin" / "python")
     (repository.venv / "pyvenv.cfg").write_text(f"command = {repository.venv}")

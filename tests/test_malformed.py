@@ -16,7 +16,7 @@ NAMES = ["../evil", "-rf", "a/b", "x;touch y", "$(touch y)", "A", "a b", "1a", "
 HUGE = 10**6
 NAN, INFINITE = math.nan, math.inf
 
-# Where, what stands there instead, and what else the message must say.
+# The path, the value that replaces the one there, and a part of the message.
 VALUES = [
     ("default", "digit", "available"),
     ("default", REMOVED, "default"),
@@ -202,7 +202,7 @@ def change(content, path, value):
 
 
 def refused(tmp_path, content):
-    """The message with which a file of that content is refused."""
+    """The message of the error for a file with that content."""
     path = tmp_path / "params.yaml"
     path.write_text(dump(content))
     with pytest.raises(ParamsError) as error:

@@ -44,7 +44,7 @@ def test_shares_and_differences():
             "at least \N{MINUS SIGN}1 points",
         ),
         ("number", 1.0, "at most 1.05", "1", "at most 1.05"),
-        # A bound is exact, however well numbers are known that are measured.
+        # A bound is exact, and keeps all its digits whatever the measured number.
         ("number", 1.0, "at most 1.0005", "1", "at most 1.0005"),
         (
             "difference",

@@ -24,7 +24,7 @@ from pipeline.notebook import (
 )
 
 
-def test_a_walk_is_a_picture_and_what_it_shows(tmp_path):
+def test_a_walk_is_a_picture_and_its_description(tmp_path):
     images = torch.rand(2, 3, 5, 3, 8, 8)
     notes = [[[f"{row}{head}{step}" for step in range(5)] for head in range(3)] for row in range(2)]
     results = Results(str(tmp_path))
@@ -87,7 +87,7 @@ def test_networks_of_several_runs(two_runs):
 
 
 @pytest.mark.parametrize("count", [None, 3])
-def test_weights_that_are_missing_are_named_and_not_made_up_for(two_runs, count):
+def test_missing_weights_are_named_and_not_replaced(two_runs, count):
     message = (
         r"the weights of resnet with seed 2 of 'digits' are missing: there is no .*"
         r"results/digits/train/resnet-2/weights\.safetensors"
@@ -133,11 +133,11 @@ def test_saving_as_the_last_line_of_a_cell_shows_no_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/autogroup").exists(), reason="this kernel has no priority of sessions"
+    not Path("/proc/self/autogroup").exists(), reason="this kernel has no session priorities"
 )
 @pytest.mark.parametrize("kernel", [True, False])
-def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too(kernel):
-    """The session of a command line is its user's, whatever is imported."""
+def test_the_session_of_a_kernel_gets_the_kernels_low_priority(kernel):
+    """The session of a command line belongs to its user and keeps its priority."""
     program = (
         f"{'import ipykernel' if kernel else ''}\n"
         "import os; os.nice(7); import pipeline.notebook\n"
@@ -154,7 +154,7 @@ def test_a_kernel_of_low_priority_is_of_low_priority_among_sessions_too(kernel):
     assert answer.stdout.split()[1:] == ["nice", str(nice)]
 
 
-def test_a_variant_is_no_family_that_questions_are_asked_of():
+def test_variants_are_not_among_the_families():
     assert families("digits") == ["irevnet", "irevnet_bijective", "revnet", "resnet"]
     assert variants("digits") == {"projected": "irevnet"}
     assert invertible_families("digits") == ["irevnet", "irevnet_bijective"]

@@ -61,8 +61,8 @@ def test_every_module_says_what_it_offers(name):
         assert hasattr(module, public), public
 
 
-# What each part of the core may import of the others; arrows run one way.
-ARROWS = {
+# The other parts that each part of the core may import; dependencies run one way.
+ALLOWED_IMPORTS = {
     "checks": set(),
     "weights": set(),
     "reversible": {"checks"},
@@ -82,7 +82,7 @@ def part(name):
 
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_needs_nothing_but_torch_and_safetensors(name):
-    """And torchvision and scikit-learn only where their data or networks are asked for."""
+    """It imports torchvision and scikit-learn only when their data or networks are used."""
     data = part(name) == "data"
     allowed = {"irevnet", "torch", "safetensors", *sys.stdlib_module_names}
     if data:
@@ -93,12 +93,12 @@ def test_the_core_needs_nothing_but_torch_and_safetensors(name):
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_arrows_run_one_way(name):
-    """The network knows nothing of data, data nothing of training, the core nothing of analysis."""
+def test_dependencies_run_one_way(name):
+    """The network imports no data, data no training code, and the core no analysis."""
     mine = {module for module in imports(name, everywhere=True) if module.startswith("irevnet.")}
     assert not any(module.startswith("irevnet.analysis") for module in mine)
     if part(name):
-        assert {part(module) for module in mine} <= ARROWS[part(name)] | {part(name)}
+        assert {part(module) for module in mine} <= ALLOWED_IMPORTS[part(name)] | {part(name)}
 
 
 def test_the_package_says_that_it_has_types():

@@ -28,7 +28,7 @@ def changed(folder, *path, value=NOTHING):
     return file
 
 
-def test_the_repositorys_file_is_valid():
+def test_the_file_of_the_repository_is_valid():
     params = load_params()
     check_models(params)
     assert params.default in params.sections

@@ -91,7 +91,7 @@ def damage_the_record(folder):
         damage_the_record,
     ],
 )
-def test_the_record_of_another_result_is_that_of_its_run(change, folder, tmp_path):
+def test_the_record_of_a_changed_result_is_replaced(change, folder, tmp_path):
     change(folder)
     assert not keep_committed(folder, tmp_path)
     assert started(folder) == "Tuesday"
@@ -103,7 +103,7 @@ def test_without_a_repository_the_record_is_that_of_the_run(tmp_path):
     assert started(tmp_path) == "Tuesday"
 
 
-def test_without_a_repository_nothing_is_known_of_the_source(tmp_path, monkeypatch):
+def test_without_a_repository_the_source_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "git", lambda *arguments, root=None: None)
     assert describe_source("digits") == {"commit": None, "uncommitted_changes": None}
 
@@ -144,6 +144,6 @@ def test_notebooks_get_folders_that_do_not_depend_on_where_they_run(monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IREVNET_DATA", "images")
     environment = notebook_environment("data", "digits")
-    # A relative one is from the root of the repository, wherever the command is given.
+    # A relative path is relative to the root of the repository, wherever the command is given.
     assert environment["IREVNET_DATA"] == str(provenance.ROOT / "images")
     assert environment["MPLCONFIGDIR"] == str(provenance.ROOT / "scratch" / "matplotlib")

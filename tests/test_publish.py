@@ -1,4 +1,4 @@
-"""What is gathered of training runs, and which run of a family is published."""
+"""Gathering training runs, and the choice of the run of a family that is published."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from pipeline.params import load_params
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Runs of ``digits`` of which seed 2 is the best on validation images, by family."""
+    """Runs of ``digits`` by family and seed; the best on validation images are seeds 2 and 3."""
     monkeypatch.setattr(publish, "ROOT", tmp_path)
     folders = {}
     section = load_params().section("digits")

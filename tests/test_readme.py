@@ -197,7 +197,7 @@ def test_the_code_in_the_readme_runs(monkeypatch):
     assert result.failed == 0
 
 
-def test_what_the_readme_points_to_is_there():
+def test_local_links_of_the_readme_lead_to_files():
     text = (ROOT / "README.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     local = {link.split("#")[0] for link in links if "://" not in link} - {""}

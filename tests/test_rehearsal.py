@@ -8,7 +8,7 @@ import pytest
 from pipeline.rehearsal import published
 
 NAME = "results/digits/rehearsal/resnet.json"
-# What stands for the code that trains: it rounds as the machine does, which a file here says.
+# Stands in for the training code: its bits depend on the machine, whose kind a file contains.
 CODE = """
 import json, pathlib
 def rehearse(experiment, family):
@@ -24,7 +24,7 @@ def git(root, *arguments):
 
 @pytest.fixture
 def machine(tmp_path):
-    """Which kind of processor this is."""
+    """The file with the kind of this machine's processor."""
     path = tmp_path / "machine"
     path.write_text("one")
     return path
@@ -60,7 +60,7 @@ def test_on_another_processor_code_that_computes_the_same_keeps_the_published_bi
     assert "gives the same: kept" in capfd.readouterr().out
 
 
-def test_code_that_computes_something_else_does_not(repository, machine, capfd):
+def test_code_that_computes_something_else_replaces_the_published_bits(repository, machine, capfd):
     machine.write_text("two")
     result = {"weights": "other bits of resnet on two"}
     assert published("digits", "resnet", result, repository) == result
@@ -77,7 +77,7 @@ def test_the_code_that_counts_is_that_of_the_commit_of_the_published_file(reposi
     assert published("digits", "resnet", result, repository) == result
 
 
-def test_what_cannot_be_compared_is_new(repository, capfd):
+def test_if_the_published_code_does_not_run_the_result_is_new(repository, capfd):
     git(repository, "rm", "--quiet", "--cached", "pipeline/rehearsal.py")
     git(repository, "add", "--all", "results")
     (repository / NAME).parent.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def reference(**config):
 
 
 def overrides(config):
-    """Those that a conversion needs: the rest is in the checkpoint."""
+    """The overrides that a conversion needs; the checkpoint determines the others."""
     return {name: value for name, value in config.items() if name != "kernel_sizes"}
 
 
@@ -157,12 +157,12 @@ def prefixed(state):
 
 
 def uncounted(state):
-    """As early PyTorch wrote it, which did not count batches."""
+    """A state dict as early PyTorch wrote it, without the counts of batches."""
     return {name: tensor for name, tensor in state.items() if "num_batches" not in name}
 
 
 def training_state(state):
-    """As the released ImageNet script saves it."""
+    """A checkpoint as the released ImageNet script saves it."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
     return {
         "epoch": 3,
@@ -251,7 +251,7 @@ class TestConversion:
         ("name", "size", "count"), [("irevnet_cifar", 32, 10), ("irevnet_b", 64, 1000)]
     )
     def test_at_full_size(self, name, size, count):
-        """Of the released defaults, all of whose kernels are 3x3."""
+        """With the released defaults, whose kernels are all 3x3."""
         config = {
             "irevnet_cifar": {
                 "entry_factor": 1,
@@ -303,7 +303,7 @@ class TestPytorchcv:
             in_size=(56, 56),
             num_classes=5,
         )
-        # A few steps of training, so that no tensor is as it was made.
+        # A few steps of training, so that no tensor has its initial value.
         optimizer = torch.optim.SGD(network.parameters(), 0.01)
         for _ in range(2):
             functional.cross_entropy(
@@ -394,7 +394,7 @@ class TestEntry:
 
 class TestPermutation:
     @pytest.mark.parametrize("config", CONFIGS)
-    def test_it_is_one_within_each_half(self, config):
+    def test_it_permutes_the_channels_within_each_half(self, config):
         config = CONFIGS[config]
         with torch.device("meta"):
             theirs = Reference(**config)
@@ -406,7 +406,7 @@ class TestPermutation:
         for part, first in zip(permutation.split(half), (0, half), strict=True):
             assert sorted(part.tolist()) == list(range(first, first + half))
 
-    def test_there_is_none_for_another_entry(self):
+    def test_networks_with_another_entry_are_refused(self):
         with torch.device("meta"):
             model = irevnet.create_model("irevnet_b")
         message = "got one whose entry is SpaceToDepth(factor=2)"
@@ -452,7 +452,7 @@ class TestErrors:
         step = math.ceil(len(content) / 100)
         for length in [*range(100), *range(100, len(content), step), len(content) - 1]:
             path.write_bytes(content[:length])
-            # Cut within the name of a class, it seems to name another one.
+            # Cut within the name of a class, the file seems to name another class.
             with pytest.raises(ValueError, match=rf"^{path} (.*: it )?is damaged"):
                 convert_released(path)
 

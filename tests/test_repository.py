@@ -1,4 +1,4 @@
-"""What holds the files around the code together: one list of dependencies, one set of commands."""
+"""The files around the code agree: on one list of dependencies, and on one set of commands."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_conda_and_binder_install_the_same_list():
         for kind, entries in entry.items()
     ]
     others = {entry.split("=")[0] for entry in packages} - {"python", "pip", "make", "git"}
-    assert others == set(), "packages belong into pyproject.toml"
+    assert others == set(), "packages belong in pyproject.toml"
     assert "--no-deps" in (ROOT / "postBuild").read_text()
 
 
@@ -125,7 +125,7 @@ def test_commit_hooks_need_no_network():
 
 
 def make(*arguments, cwd=ROOT):
-    # Not the flags of the make that runs these tests.
+    # Without the flags of a make that runs these tests.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True

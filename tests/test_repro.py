@@ -15,7 +15,7 @@ from pipeline.repro import main
 
 @pytest.fixture
 def started(monkeypatch):
-    """Commands instead of processes; each notes which ones were running when it began."""
+    """Records commands instead of running them, each with those that were running at its start."""
     waves = []
 
     class Process:
@@ -59,14 +59,14 @@ def test_nothing_waits_for_a_stage_that_runs_beside_it(started):
     waves, _ = started
     module.repro("digits", jobs=3)
     order = {t.split(":")[1]: n for n, (c, _) in enumerate(waves) for t in c if ":" in t}
-    beside = [
+    concurrent = [
         {name.split("@")[0] for name in targets_of([(command, []), *((one, []) for one in others)])}
         for command, others in waves
     ]
     assert order["rehearsal@resnet"] < order["train@resnet-4"] < order["weights"]
     assert order["weights"] < order["question@separation"] < order["trivial"] < order["claims"]
     for first, second in (("rehearsal", "train"), ("train", "weights"), ("question", "trivial")):
-        assert not any({first, second} <= names for names in beside)
+        assert not any({first, second} <= names for names in concurrent)
 
 
 @pytest.mark.parametrize("status", [3, -9])
@@ -177,7 +177,7 @@ def test_a_gpu_takes_one_at_a_time(monkeypatch):
     assert module._default_jobs(1) == 1
 
 
-def test_no_jobs_are_refused(capsys):
+def test_zero_jobs_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--jobs", "0"])
     assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
@@ -201,7 +201,7 @@ def test_training_alone_stops_when_the_networks_are_trained(started, monkeypatch
         ("cifar10", "AVX2", False, False),
     ],
 )
-def test_a_processor_that_would_train_for_days_is_named(
+def test_a_processor_too_slow_for_the_recipe_gets_a_warning(
     started, monkeypatch, capsys, experiment, capability, gpu, warned
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)

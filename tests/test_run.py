@@ -18,7 +18,7 @@ def declared(question):
 
 
 def defaults(question):
-    # papermill returns the source of a default: literals, all of them.
+    # papermill returns the source of each default, which is always a literal.
     return {name: literal_eval(value["default"]) for name, value in declared(question).items()}
 
 
@@ -32,7 +32,7 @@ def test_a_notebook_declares_what_it_is_given(question, experiment):
 
 
 @pytest.mark.parametrize("question", sorted(set(NOTEBOOKS) - {"train", "convert"}))
-def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(question):
+def test_default_parameters_are_valid_and_use_natural_images(question):
     own = defaults(question)
     assert own.pop("experiment") == "cifar10_cpu"
     assert own.pop("output") == f"scratch/{question}"
@@ -45,7 +45,7 @@ def test_a_notebook_on_its_own_is_about_natural_images_and_its_values_are_valid(
             assert bounds[name] == bound("cifar10_cpu", which)
 
 
-def test_training_on_its_own_is_that_of_the_digits():
+def test_default_parameters_of_training_are_those_of_digits():
     own = defaults("train")
     section = load_params().sections[own["experiment"]]
     assert own["experiment"] == "digits"
@@ -53,7 +53,7 @@ def test_training_on_its_own_is_that_of_the_digits():
     assert own["training"] == section.training
 
 
-def test_converting_on_its_own_is_that_of_the_papers_network():
+def test_default_parameters_of_converting_are_those_of_the_papers_network():
     own = defaults("convert")
     given = notebook_parameters("convert", own["experiment"], own["family"], own["seed"])
     assert own == given | {"output": "scratch/convert"}
@@ -71,7 +71,7 @@ def test_an_unknown_experiment_is_named():
         notebook_parameters("inversion", "mnist")
 
 
-def test_a_family_or_seed_that_the_experiment_has_not_is_named():
+def test_a_family_or_seed_that_the_experiment_lacks_is_named():
     with pytest.raises(ParamsError, match=r"--family must be one of irevnet, .*, got densenet"):
         notebook_parameters("train", "digits", "densenet", 0)
     with pytest.raises(ParamsError, match=r"--seed must be one of \[0, 1, 2, 3, 4\], got 9"):

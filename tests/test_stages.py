@@ -1,4 +1,4 @@
-"""The generated pipelines, and that every stage depends on all that its notebook imports."""
+"""The generated pipelines: every stage depends on everything that its notebook imports."""
 
 import ast
 import json
@@ -38,13 +38,13 @@ def imported(source):
 
 def closure(source):
     """All files of the repository that code needs, relative to its root."""
-    actual, waiting = set(), list(imported(source))
+    files, waiting = set(), list(imported(source))
     while waiting:
         path = waiting.pop()
-        if path not in actual:
-            actual.add(path)
+        if path not in files:
+            files.add(path)
             waiting += imported(path.read_text())
-    return {path.relative_to(ROOT).as_posix() for path in actual}
+    return {path.relative_to(ROOT).as_posix() for path in files}
 
 
 def notebook_source(name):
@@ -72,7 +72,7 @@ def test_every_analysis_depends_on_all_that_its_notebook_imports(experiment):
     for name, stage in stages(experiment).items():
         if name in ("rehearsal", "train", "weights"):
             continue
-        # A stage for each network that is converted.
+        # Each converted network has its own stage.
         own = "convert" if name.startswith("convert_") else name
         for notebook in stage.get("matrix", {}).get("question", [own]):
             needed = closure(notebook_source(notebook)) | {f"notebooks/{notebook}.ipynb"}

@@ -1,4 +1,4 @@
-"""What is said of training runs that are done, running, interrupted or not begun."""
+"""The status of training runs that are done, running, interrupted or not begun."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_run_by_another_recipe_is_out_of_date(root):
     assert training_runs("digits")[0] == Run("irevnet", 0, "out of date", 0.0, None)
 
 
-def test_the_estimate_goes_by_the_family_and_for_others_by_the_average():
+def test_the_estimate_uses_the_family_or_else_the_average_of_the_others():
     runs = [
         Run("a", 0, "done", 1.0, 100.0),
         Run("a", 1, "running", 0.25, 50.0),  # 200 in all: on average 150

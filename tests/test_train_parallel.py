@@ -12,7 +12,7 @@ from pipeline import train_parallel
         ("digits", "resnet", "0", "start this with torchrun"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_a_sentence(
+def test_invalid_choices_are_refused_in_a_sentence(
     experiment, family, seed, sentence, monkeypatch, capsys
 ):
     monkeypatch.delenv("RANK", raising=False)

@@ -9,7 +9,7 @@ from pipeline import verify
 from pipeline.copies import copy_repository
 from pipeline.verify import IDENTICAL, NOT_RUN, NUMBERS, VERDICTS, main
 
-# What stands for pipeline/repro.py: it writes the results that params.yaml asks for.
+# Stands in for pipeline/repro.py: it writes the results that the file `settings` asks for.
 REPRO = """
 import json, os, pathlib, sys
 results = pathlib.Path("results", sys.argv[1])
@@ -83,13 +83,13 @@ def test_uncommitted_changes_are_not_verified_and_that_is_said(repository, capfd
     assert "Uncommitted changes are not verified" in capfd.readouterr().out
 
 
-def test_a_stage_that_fails_is_no_difference(repository, capfd):
+def test_a_failing_stage_is_not_reported_as_a_difference(repository, capfd):
     commit(repository, "fails x")
     assert main(["--experiment", "digits"], repository) == NOT_RUN
     assert "pipeline.repro digits failed" in capfd.readouterr().err
 
 
-def test_an_error_of_python_or_of_the_options_is_no_result(repository):
+def test_exit_statuses_of_python_and_argparse_mean_no_result(repository):
     """Python ends with 1 after an uncaught error, argparse with 2 after a wrong option."""
     assert NOT_RUN == 1
     assert not {1, 2}.intersection({IDENTICAL, NUMBERS, VERDICTS})
@@ -133,7 +133,7 @@ def test_without_git_the_files_are_copied(repository, tmp_path):
 
 
 def test_files_that_git_ignores_are_not_compared(repository, capfd):
-    """Weights that are published nowhere, as those of the trials of a recipe."""
+    """For example weights that are not published, such as those of the trials of a recipe."""
     (repository / ".gitignore").write_text("weights.safetensors\n")
     (repository / "results/digits/weights.safetensors").write_bytes(b"of no commit")
     assert main(["--against", "HEAD"], repository) == IDENTICAL

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says: a model, a family, a question and an experiment are added in few places.
+"""Adding a model, a family, a question or an experiment changes few files, as CONTRIBUTING says.
 
 Each walk changes a copy of the repository as CONTRIBUTING describes, and counts the files.
 """
@@ -24,7 +24,7 @@ COPIED += ("results/benchmarks",)
 
 
 class Copy:
-    """A copy of the repository, without its results but for published weights."""
+    """A copy of the repository, with few of its results: published weights and benchmarks."""
 
     def __init__(self, root):
         self.root = root
@@ -74,7 +74,7 @@ class Copy:
 
 @pytest.fixture
 def copy(tmp_path):
-    # A space, as in many people's folders.
+    # With a space, as in many people's folders.
     return Copy(tmp_path / "a copy")
 
 
@@ -197,7 +197,7 @@ def test_a_question_is_a_notebook_an_analysis_its_test_and_one_declaration(copy)
     copy.insert("pipeline/questions.py", "@dataclass(frozen=True)\nclass Question", SCHEMA)
     copy.insert("pipeline/questions.py", '    "precision": Question(', DECLARATION)
     assert len(copy.changed()) == 4  # and its page in book/
-    # The choices of those who ask it, and of those who judge by it:
+    # An experiment's choices for the question, and a rule that uses it:
     copy.insert("params.yaml", "  memory: {blocks_per_stage", "  walk: {images: 3}\n")
     copy.insert("claims.yaml", "  C9:", RULE)
     copy.python("-m", "pipeline.params")
@@ -232,7 +232,7 @@ walk:
 
 
 def test_an_experiment_is_one_section(copy):
-    """All of its pipeline is run: data, rehearsals, training, gathering, accuracy and claims."""
+    """Runs its whole pipeline: data, rehearsals, training, gathering, accuracy and claims."""
     with (copy.root / "params.yaml").open("a") as file:
         file.write(EXPERIMENT)
     assert copy.changed() == {"params.yaml"}
@@ -313,14 +313,14 @@ def test_released_weights_and_validation_images_are_one_command_away_from_verdic
         return json.loads((results / name / "metrics.json").read_text())
 
     converted = metrics("train/irevnet_bijective-0")
-    assert converted["test_images"] == 72, "both halves: the network has seen none"
+    assert converted["test_images"] == 72, "both halves, because the network has seen neither"
     assert metrics("data")["train"]["images"] == metrics("data")["test"]["images"] == 36
     jacobian = metrics("jacobian")["irevnet_bijective"]
     assert (jacobian["leading"], jacobian["dimensions"]) == (20, 192)
     assert metrics("dimensionality")["pixels"]["svm_per_class"] in (0.5, 1, 2, 8)
     claims = json.loads((results / "claims" / "claims.json").read_text())
     rows = {row["id"]: row for row in claims["rows"]}
-    # What is claimed of injective networks alone is not tested, the rest by the bijective one.
+    # Claims on injective networks alone are not tested, the others on the bijective one.
     assert rows["C5"]["verdict"] == "not tested here"
     for claim in ("C1", "C4", "C6", "C7", "C9"):
         assert "injective" not in rows[claim]["rule"], claim

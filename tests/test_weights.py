@@ -86,7 +86,7 @@ class TestTensors:
             assert set(file.keys()) == set(TENSORS)
             assert json.loads(file.metadata()["irevnet"]).items() >= METADATA.items()
 
-    def test_anyone_may_read_it_who_may_read_other_new_files(self, tmp_path):
+    def test_file_permissions_are_those_of_other_new_files(self, tmp_path):
         write_tensors(tmp_path / "w", TENSORS, METADATA)
         (tmp_path / "other").touch()
         modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("w", "other")}
@@ -139,7 +139,7 @@ class TestDamage:
         "content",
         [b"", b"\0" * 100, b"\xff" * 100, b"PK\x03\x04" + b"a" * 100, b"a text file\n" * 10],
     )
-    def test_foreign(self, tmp_path, content):
+    def test_a_foreign_file_is_refused(self, tmp_path, content):
         path = tmp_path / "w.safetensors"
         path.write_bytes(content)
         self.assert_refused(path)
@@ -155,7 +155,7 @@ class TestDamage:
         save_file({"a": torch.zeros(2)}, path, metadata=metadata)
         self.assert_refused(path)
 
-    def test_no_damage_of_the_header_is_any_other_error(self, tmp_path):
+    def test_a_damaged_header_is_a_value_error_or_changes_nothing(self, tmp_path):
         path = tmp_path / "w.safetensors"
         model = network()
         save_weights(model, path, METADATA)
@@ -172,7 +172,7 @@ class TestDamage:
             except ValueError:
                 refused += 1
             assert_unchanged(model, before)
-        assert refused > header / 2  # what is left is in the text of the metadata
+        assert refused > header / 2  # the other bits are in the text of the metadata
 
     def test_a_flipped_bit_in_the_numbers_is_found(self, tmp_path):
         path = tmp_path / "w"
@@ -183,7 +183,7 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"w is damaged: its tensors do not have the checksum"):
             read_tensors(path)
 
-    def test_files_of_before_there_was_a_checksum_are_read(self, tmp_path):
+    def test_older_files_without_a_checksum_are_read(self, tmp_path):
         save_file(TENSORS, tmp_path / "w", {"irevnet": json.dumps(METADATA)})
         assert read_tensors(tmp_path / "w")[1] == METADATA
 
@@ -233,7 +233,7 @@ class TestWeights:
             ),
         ],
     )
-    def test_of_another_network_are_refused_and_nothing_is_changed(self, change, problem):
+    def test_weights_of_another_network_are_refused_and_nothing_is_changed(self, change, problem):
         model = network()
         before = snapshot(model)
         state = snapshot(network())
@@ -245,7 +245,7 @@ class TestWeights:
             load_weights(model, state, "somewhere")
         assert_unchanged(model, before)
 
-    def test_of_a_wider_network_are_refused_and_nothing_is_changed(self):
+    def test_weights_of_a_wider_network_are_refused_and_nothing_is_changed(self):
         model = network()
         before = snapshot(model)
         with pytest.raises(ValueError, match=r"6 of another shape \(0.bias: \(5,\) instead of "):

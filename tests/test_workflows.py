@@ -27,7 +27,7 @@ def test_there_are_workflows_for_tests_results_every_month_and_releases():
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_is_complete_and_may_do_little(path):
+def test_a_workflow_is_complete_and_has_few_permissions(path):
     workflow = read_yaml(path)
     assert workflow["name"]
     # YAML 1.1 reads the key `on` as true.
@@ -52,7 +52,7 @@ def test_an_action_has_one_version_everywhere():
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_nothing_that_others_write_is_put_into_a_command(path):
+def test_commands_contain_no_text_that_others_write(path):
     for step in steps(read_yaml(path)):
         assert "${{" not in step.get("run", "")
 

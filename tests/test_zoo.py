@@ -110,7 +110,7 @@ def test_kernels_of_the_bijective_networks_on_cifar10_at_equal_parameters():
 def test_layers_and_downsampling_of_the_papers_models(name):
     with torch.device("meta"):
         model = irevnet.create_model(name)
-    # Three convolutions a block; 54 of them and entry and classifier are the 56 layers of (a).
+    # Three convolutions a block: 54 of them, the entry and the classifier are the 56 layers of (a).
     assert 3 * len(model.blocks) == {"irevnet_a": 54, "irevnet_b": 300}[name]
     downsampling = [
         3 * index + 3 for index, block in enumerate(model.blocks) if block.downsample.factor == 2
@@ -163,7 +163,7 @@ class TestErrors:
 
 
 def listed(folder, *more):
-    """A list of training runs, whose first is published; returns where its weights are to be."""
+    """Writes a list of training runs, the first published; returns the path for its weights."""
     first = {"family": "irevnet", "model": "irevnet_digits", "seed": 3, "published": True}
     folder.mkdir(parents=True)
     (folder / "runs.json").write_text(json.dumps([first, *more]))
@@ -194,7 +194,7 @@ class TestPretrained:
         x = torch.rand(2, 1, 8, 8)
         assert torch.equal(model(x), trained(x))
 
-    def test_those_of_an_installed_package_go_first(self, root, weights):
+    def test_weights_of_an_installed_package_take_precedence(self, root, weights):
         installed = listed(root / "irevnet" / "pretrained" / "digits")
         for path in (weights, installed):
             save_weights(irevnet.create_model("irevnet_digits"), path, {"overrides": {}})
@@ -270,13 +270,13 @@ class TestPretrained:
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits")
 
-    def test_none_at_all(self):
+    def test_an_experiment_without_any_weights_is_named(self):
         message = "no pretrained weights of irevnet_b for 'imagenet'; available are: none"
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_b", pretrained="imagenet")
 
     @pytest.mark.parametrize("experiment", ["cifar10", True, ""])
-    def test_none_of_that_experiment(self, weights, experiment):
+    def test_weights_of_other_experiments_are_named(self, weights, experiment):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
         message = (
             f"no pretrained weights of irevnet_digits for {experiment!r}; "
@@ -285,19 +285,19 @@ class TestPretrained:
         with pytest.raises(ValueError, match=re.escape(message)):
             irevnet.create_model("irevnet_digits", pretrained=experiment)
 
-    def test_damaged(self, weights):
+    def test_damaged_weights_are_refused(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
         weights.write_bytes(weights.read_bytes()[:-1])
         with pytest.raises(ValueError, match=r"irevnet.safetensors is damaged, truncated or"):
             irevnet.create_model("irevnet_digits", pretrained="digits")
 
-    def test_written_by_something_else_of_ours(self, weights):
+    def test_weights_without_the_arguments_of_their_network_are_refused(self, weights):
         write_tensors(weights, irevnet.create_model("irevnet_digits").state_dict(), {"run": "x"})
         message = r"irevnet.safetensors does not say how its network was built"
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_digits", pretrained="digits")
 
-    def test_weights_that_say_all_outlive_a_change_of_the_zoo(self, weights, monkeypatch):
+    def test_weights_with_all_arguments_outlive_a_change_of_the_zoo(self, weights, monkeypatch):
         model = irevnet.create_model("irevnet_digits", num_classes=4)
         overrides = zoo.model_arguments("irevnet_digits", num_classes=4)
         save_weights(model, weights, {"overrides": overrides})

@@ -28,7 +28,7 @@ def test_the_accuracy_of_several_networks_is_their_mean_with_its_interval():
     assert (estimate.low, estimate.high) == pytest.approx((0.92 - half, 0.92 + half))
 
 
-def test_the_accuracy_of_one_network_is_known_to_the_sample_of_images():
+def test_the_interval_of_a_single_network_is_over_test_images():
     estimate = accuracy_of([0.9], 100)
     assert (estimate.value, estimate.n) == (0.9, 100)
     # Wilson's interval of 90 of 100, by its formula.
@@ -44,7 +44,7 @@ def test_the_spread_is_the_standard_deviation_of_a_sample():
 
 
 def right(*accuracies, images=100):
-    """Networks that get the first so many of the images right."""
+    """Networks of the given accuracies, each right on the first images and wrong on the others."""
     return np.array([np.arange(images) < round(accuracy * images) for accuracy in accuracies])
 
 
@@ -60,21 +60,21 @@ def test_every_family_is_compared_with_every_baseline():
     same, other = differences["irevnet_minus_resnet"], differences["irevnet_minus_revnet"]
     assert (same.value, same.n) == (pytest.approx(0.0), 6)
     assert (other.value, other.n) == (pytest.approx(0.0), 5)
-    # The same images are right in both families: the interval is that over seeds, of Welch. 90%:
-    # inside of a margin exactly if two one-sided tests at 5% find the families equivalent.
+    # Both families are right on the same images, so the interval is Welch's over seeds. A 90%
+    # interval lies within a margin exactly if two one-sided tests at 5% find equivalence.
     half = stats.t.ppf(0.95, 4) * (2 * 0.02**2 / 3) ** 0.5
     assert same.high == pytest.approx(half)
     assert differences["irevnet_bijective_minus_resnet"].value == pytest.approx(-0.06)
 
 
-def test_a_baseline_that_is_not_there_and_a_single_network_have_no_difference():
+def test_missing_baselines_and_single_networks_have_no_difference():
     families = {"irevnet": right(0.9, 0.91), "sgd": right(0.8), "resnet": right(0.9, 0.92)}
     assert set(baseline_differences(families, ["resnet", "revnet"], 0.95)) == {
         "irevnet_minus_resnet"
     }
 
 
-def test_correct_are_the_images_whose_largest_logit_is_the_label():
+def test_an_image_is_correct_if_the_largest_logit_is_its_label():
     images = TensorImages(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1, 0, 1]))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
     with torch.no_grad():

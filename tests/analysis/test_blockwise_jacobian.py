@@ -25,7 +25,7 @@ def built(**settings):
     return randomise(model.double()).eval()
 
 
-def assert_the_same(model, x, **options):
+def assert_equals_rows(model, x, **options):
     expected = jacobians(model.encode, x, side="rows")
     result = irevnet_jacobians(model, x, **options)
     assert result.shape == (len(x), model.encode(x[:1]).numel(), x[0].numel())
@@ -58,22 +58,22 @@ def assert_the_same(model, x, **options):
         "offset first",
     ],
 )
-def test_it_is_the_jacobian_that_rows_give(shape, stride_on, kernel_sizes, way):
+def test_the_jacobian_equals_that_computed_by_rows(shape, stride_on, kernel_sizes, way):
     model = built(kernel_sizes=kernel_sizes, stride_on=stride_on, **shape)
-    assert_the_same(model, images(model))
+    assert_equals_rows(model, images(model))
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective", "irevnet_cifar"])
-def test_it_is_the_jacobian_of_the_networks_of_the_zoo(name, way):
+def test_the_jacobian_of_networks_of_the_zoo(name, way):
     torch.manual_seed(0)
     model = small_irevnet(name)
-    assert_the_same(model, images(model, 2, wider=2))
+    assert_equals_rows(model, images(model, 2, wider=2))
 
 
 @pytest.mark.parametrize("memory", [1, 2**14])
-def test_any_budget_gives_the_same(memory, way):
+def test_the_memory_budget_does_not_change_the_jacobian(memory, way):
     model = built(half_channels=(1, 4), kernel_sizes=(3, 3, 3))
-    assert_the_same(model, images(model, 1), memory=memory)
+    assert_equals_rows(model, images(model, 1), memory=memory)
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
@@ -86,7 +86,7 @@ def test_memory_stays_within_the_budget(name, way):
         def compute(budget=budget):
             irevnet_jacobians(model, image, memory=budget)
 
-        # Some parameters may be laid out anew.
+        # Some parameters may be copied to another memory layout.
         weights = sum(weight.nbytes for weight in model.parameters())
         assert peak_bytes(compute, image.device) < budget + 2.5 * result + weights
 
@@ -97,7 +97,7 @@ def test_the_way_with_fewer_multiplications_is_chosen(monkeypatch):
         monkeypatch.setattr(
             blockwise_jacobian, name, lambda *arguments, name=name: chosen.append(name)
         )
-    # Windows of a wide F on a large map; a narrow F whose windows are as large as the map.
+    # First a wide F on a large map, then a narrow F whose windows are as large as the map.
     for settings in (
         {"half_channels": (1, 4), "bottleneck_channels": (16, 16)},
         {"half_channels": (16, 64), "bottleneck_channels": (1, 1), "kernel_sizes": (5, 5, 5)},
@@ -116,7 +116,7 @@ def test_a_bijective_network_preserves_volume(name):
     assert torch.linalg.slogdet(matrix).logabsdet.abs() < 1e-10 * scale
 
 
-def test_the_singular_values_of_an_irevnet_come_from_it(monkeypatch):
+def test_singular_values_of_an_irevnet_come_from_the_blockwise_jacobian(monkeypatch):
     model = built(half_channels=(1, 4))
     x = images(model)
     expected = spectra(jacobians(model.encode, x))
@@ -126,7 +126,7 @@ def test_the_singular_values_of_an_irevnet_come_from_it(monkeypatch):
     assert log_determinant(values).abs().max() < 1e-8
 
 
-def test_weights_get_no_gradients_and_single_precision_stays():
+def test_weights_get_no_gradients_and_float32_is_kept():
     model = built(half_channels=(1, 4)).float()
     result = irevnet_jacobians(model, images(model, 1, dtype=torch.float32))
     assert result.dtype == torch.float32
@@ -134,7 +134,7 @@ def test_weights_get_no_gradients_and_single_precision_stays():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_has_no_such_jacobian_is_refused():
+def test_unsuitable_networks_and_images_are_refused():
     model = built(half_channels=(1, 4))
     x = images(model)
     with pytest.raises(ValueError, match="an IRevNet of coupling blocks alone, got ResNet"):

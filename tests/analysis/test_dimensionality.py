@@ -25,7 +25,7 @@ def test_representations_keep_their_first_components():
     kept = dimensionality.keep_components(fitted, z, [0, 3, 12])
     assert kept.shape == (3, 5, 3, 2, 2)
     torch.testing.assert_close(kept[0], fitted.mean(0).expand(5, 3, 2, 2))
-    assert 0.05 < (kept[1] - z).abs().max() < 0.5  # what is left has a spread of 0.1
+    assert 0.05 < (kept[1] - z).abs().max() < 0.5  # the dropped components have a spread of 0.1
     torch.testing.assert_close(kept[2], z)
     with pytest.raises(ValueError, match="counts must be from 0 to 12, got 13"):
         dimensionality.keep_components(fitted, z, [0, 13])
@@ -36,7 +36,7 @@ def test_the_plateau_starts_where_accuracy_stays():
     assert dimensionality.plateau([1, 2, 4, 8], [0.5, 0.9, 0.7, 0.9], tolerance=0.01) == 8
 
 
-def test_by_dimension_finds_how_many_directions_tell_classes_apart():
+def test_by_dimension_finds_how_many_directions_separate_classes():
     generator = np.random.default_rng(0)
     labels = np.arange(200) % 4
     # Seven features repeat the first bit of the class, three the second; the others are noise.
@@ -53,7 +53,7 @@ def test_by_dimension_finds_how_many_directions_tell_classes_apart():
 
 
 def curves(plateau, accuracy=0.9):
-    """A network whose classifiers need so many of 8 components."""
+    """The scores of a network whose classifiers need ``plateau`` of 8 components."""
     tried = [1, 2, 4, 8]
     scores = [accuracy if d >= plateau else 0.1 for d in tried]
     return {"tried": tried, "svm": scores, "knn": scores, "variance": [d / 8 for d in range(1, 9)]}
@@ -78,7 +78,7 @@ def test_summary_sets_plateaus_against_classes_and_initialisation():
     assert results["readout_loss"]["n"] == 2
 
 
-def test_summary_of_networks_at_initialisation_needs_as_many():
+def test_networks_equal_to_their_initialisation_have_a_ratio_of_one():
     settings = {"classes": 2, "tolerance": 0.01, "test_images": 100}
     results = dimensionality.summary([curves(4)], [curves(4)], [0.9], **settings)
     assert results["svm_against_initial"] == {"value": 1, "low": 1, "high": 1, "n": 1}

@@ -34,7 +34,7 @@ def test_only_the_last_block_and_the_read_out_change(model, data):
     assert {f"{last}{name}" for name in filters} <= changed
 
 
-def test_it_is_a_network_as_before(model, data):
+def test_the_fine_tuned_network_still_classifies_and_inverts(model, data):
     tuned = with_last_block_fine_tuned(model, data, RECIPE, dropout=0.5)
     assert not any(module.training for module in tuned.modules())
     assert all(p.requires_grad for p in tuned.parameters())
@@ -82,6 +82,6 @@ def test_a_gentle_recipe_has_a_tenth_of_the_rates_and_nothing_that_undoes_traini
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
-def test_a_probability_that_is_none(model, data, dropout):
+def test_an_invalid_dropout_is_refused(model, data, dropout):
     with pytest.raises(ValueError, match=r"dropout must be a number in \[0, 1\)"):
         with_last_block_fine_tuned(model, data, RECIPE, dropout=dropout)

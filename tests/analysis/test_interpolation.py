@@ -23,7 +23,7 @@ def test_pairs_are_of_the_kind_asked_for_and_no_image_is_used_twice(same_class):
     assert not torch.equal(start, other[0])
 
 
-def test_every_pair_there_is_can_be_drawn():
+def test_every_available_pair_can_be_drawn():
     labels = torch.tensor([0, 0, 1, 1, 1])
     start, end = interpolation.choose_pairs(labels, 2, generator(), same_class=True)
     assert sorted(labels[start].tolist()) == sorted(labels[end].tolist()) == [0, 1]
@@ -64,14 +64,14 @@ def test_a_path_of_colour_images_begins_and_ends_at_them(name):
     seen = interpolation.confidence(model, path, torch.tensor([0, 1]), torch.tensor([2, 1]))
     assert seen.start.shape == seen.end.shape == seen.largest.shape == (2, 3)
     torch.testing.assert_close(seen.start[1], seen.end[1])
-    if model.is_bijective:  # a point between two representations is that of the image it gives
+    if model.is_bijective:  # a blended representation is that of the image it inverts to
         z = interpolation.blend(model.encode(start), model.encode(end), 3)[:, 1]
         expected = model.classify(z).softmax(dim=1)
         torch.testing.assert_close(seen.largest[:, 1], expected.amax(dim=1))
         torch.testing.assert_close(seen.start[0, 1], expected[0, 0])
 
 
-def test_confidence_is_that_of_the_classes_asked_for():
+def test_confidence_is_that_of_the_given_classes():
     # The images are the logits: probabilities 1/2, 1/3, 1/6 and 1/4, 3/4, 0.
     first, second = [3.0, 2.0, 1.0], [1.0, 3.0, 0.0]
     path = torch.tensor([[first, second], [second, first]]).log().view(2, 2, 3, 1, 1)

@@ -5,7 +5,7 @@ from irevnet import create_model
 from irevnet.analysis import inversion
 
 
-def test_errors_of_a_reconstruction_that_is_known():
+def test_errors_of_a_known_reconstruction():
     images = torch.full((2, 1, 2, 2), 0.5)
     reconstructed = images.clone()
     reconstructed[1, 0, 0, 0] += 0.1
@@ -20,7 +20,7 @@ def test_uint8_rounds_to_the_nearest_level_and_clips():
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", "irevnet_digits_bijective"])
-def test_an_untrained_network_gives_every_image_back(name):
+def test_an_untrained_network_recovers_every_image(name):
     torch.manual_seed(0)
     model = create_model(name).eval()
     outcome = inversion.reconstruct(model, torch.rand(10, 1, 8, 8), batch_size=4)
@@ -41,7 +41,7 @@ def test_states_are_moved_back_into_the_image(name):
     assert torch.equal(walks, x[:, None, None].expand_as(walks))
 
 
-def test_a_state_is_the_same_values_in_other_places():
+def test_a_state_is_shown_by_its_values_in_other_places():
     torch.manual_seed(0)
     model = create_model("irevnet_digits_bijective").eval()
     x = torch.rand(2, 1, 8, 8)
@@ -92,7 +92,7 @@ def test_random_representations_have_the_channels_mean_and_spread():
     torch.testing.assert_close(z.std(0), expected.std(0), atol=0.1, rtol=0.1)
 
 
-def test_the_hash_of_a_picture_is_that_of_its_file_and_sees_one_grey_level():
+def test_the_hash_of_a_picture_sees_a_change_of_one_grey_level():
     image = torch.randint(0, 256, (3, 5, 4)).float() / 255
     changed = image.clone()
     changed[2, 4, 3] = (image[2, 4, 3] * 255 + 1) % 256 / 255
@@ -123,7 +123,7 @@ def test_without_known_channels_an_injective_network_inverts_every_channel():
     known = model.known
     with torch.no_grad():
         z = model.encode(torch.rand(2, 1, 8, 8))
-        z[:, -1] += 1  # no image has that
+        z[:, -1] += 1  # no image has such a representation
         restored = model.inverse(z)
         with inversion.known_channels_ignored(model):
             assert not torch.equal(model.inverse(z), restored)

@@ -13,14 +13,14 @@ def network(name):
 
 @pytest.fixture(params=["irevnet_digits", "irevnet_digits_bijective", "resnet_digits"])
 def windowed(request):
-    """The map of a window of 4 x 4 pixels, where it is, and all of its singular values."""
+    """The map from a window of 4 x 4 pixels, these pixels, and the whole Jacobian of the map."""
     model = network(request.param)
     image = torch.rand(1, 8, 8, dtype=torch.float64)
     function, pixels = jacobian.windowed(model.encode, image, 4)
     return function, pixels, jacobian.jacobians(function, pixels)[0]
 
 
-def test_products_are_those_with_the_whole_matrix(windowed):
+def test_products_equal_those_with_the_whole_matrix(windowed):
     function, pixels, whole = windowed
     operator = iterative_jacobian.as_operator(function, pixels)
     assert operator.shape == whole.shape
@@ -31,7 +31,7 @@ def test_products_are_those_with_the_whole_matrix(windowed):
 
 
 @pytest.mark.parametrize("largest", [True, False])
-def test_both_ends_are_those_of_the_whole_spectrum(windowed, largest):
+def test_extreme_singular_values_equal_those_of_the_whole_spectrum(windowed, largest):
     function, pixels, whole = windowed
     values = iterative_jacobian.extreme_singular_values(function, pixels, 3, largest=largest)
     expected = torch.linalg.svdvals(whole)
@@ -39,7 +39,7 @@ def test_both_ends_are_those_of_the_whole_spectrum(windowed, largest):
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_the_smallest_are_the_inverses_of_the_largest_of_the_inverse():
+def test_the_inverses_largest_singular_values_are_reciprocals_of_the_smallest():
     model = network("irevnet_digits_bijective")
     image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
     with torch.no_grad():
@@ -56,13 +56,13 @@ def test_the_energy_is_within_its_error(windowed):
     assert error < 0.2 * energy
 
 
-def test_the_energy_of_what_is_left_out_is_left_out(windowed):
+def test_the_energy_excludes_the_given_directions(windowed):
     function, pixels, whole = windowed
     vectors, values, _ = torch.linalg.svd(whole, full_matrices=False)
-    rest, error = iterative_jacobian.total_energy(
+    remaining, error = iterative_jacobian.total_energy(
         function, pixels, 200, without=vectors[:, :4].numpy()
     )
-    assert abs(rest - values[4:].square().sum().item()) < 4 * error
+    assert abs(remaining - values[4:].square().sum().item()) < 4 * error
 
 
 def whole_and_partial(name, window, leading, trailing):
@@ -83,7 +83,7 @@ def whole_and_partial(name, window, leading, trailing):
         ("resnet_digits", 4),
     ],
 )
-def test_a_part_of_the_spectrum_says_what_the_whole_does(name, window):
+def test_a_partial_spectrum_agrees_with_the_whole(name, window):
     expected, part = whole_and_partial(name, window, 10, 2)
     torch.testing.assert_close(part.leading, expected[:10], rtol=1e-6, atol=0)
     torch.testing.assert_close(part.trailing, expected[-2:], rtol=1e-4, atol=1e-9)
@@ -94,22 +94,22 @@ def test_a_part_of_the_spectrum_says_what_the_whole_does(name, window):
     assert part.energy_dimensions(0.5) == directions
 
 
-def test_a_summary_has_what_the_leading_directions_reach():
+def test_a_summary_says_what_the_leading_directions_reach():
     _, part = whole_and_partial("irevnet_digits_bijective", 4, 10, 0)
     energies = part.leading.square().cumsum(0) / part.energy
     summary = iterative_jacobian.summary([part, part], (energies[5] - 1e-6).item())
     assert summary["energy_share"]["value"] == pytest.approx(6 / 16)
     assert summary["leading_energy"]["value"] == pytest.approx(energies[-1].item())
     assert (summary["leading"], summary["dimensions"]) == (10, 16)
-    # A lower bound: no direction is known that is worse.
+    # A lower bound: there may be worse directions that were not computed.
     bound = summary["condition_number"]["value"]
     assert bound == pytest.approx((part.leading[0] / part.leading[-1]).item())
     assert summary["condition_number"]["lower_bound"]
-    beyond = iterative_jacobian.summary([part, part], (energies[-1] + 1e-6).item())
-    assert "energy_share" not in beyond
+    out_of_reach = iterative_jacobian.summary([part, part], (energies[-1] + 1e-6).item())
+    assert "energy_share" not in out_of_reach
 
 
-def test_a_map_to_fewer_numbers_has_as_many_singular_values():
+def test_a_map_to_fewer_numbers_has_fewer_singular_values():
     matrix = torch.rand(7, 12, dtype=torch.float64)
     model = torch.nn.Module().eval()
     model.encode = lambda x: x.flatten(1) @ matrix.T
@@ -119,7 +119,7 @@ def test_a_map_to_fewer_numbers_has_as_many_singular_values():
         iterative_jacobian.partial_spectrum(model.train(), torch.rand(1, 3, 2, 2).double(), 3)
 
 
-def test_what_does_not_fit_is_named(windowed):
+def test_numbers_out_of_range_are_named(windowed):
     function, pixels, _ = windowed
     with pytest.raises(ValueError, match=r"count must be less than 16, .* got 16"):
         iterative_jacobian.extreme_singular_values(function, pixels, 16)

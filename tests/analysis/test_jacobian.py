@@ -9,7 +9,7 @@ from irevnet.analysis import jacobian
 from networks import BIJECTIVE, images, randomise, small_irevnet
 
 
-def test_a_summary_says_what_spectra_are_like():
+def test_a_summary_describes_spectra():
     spectra = torch.tensor([[8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
     summary = jacobian.summary(spectra, 0.9, 4, 4, invertible=True)
     assert summary["condition_number"]["value"] == 8
@@ -27,7 +27,7 @@ def test_a_summary_says_what_spectra_are_like():
     lost = spectra.clone()
     lost[:, 3] = 0
     summary = jacobian.summary(lost, 0.9, 4, 4, invertible=False)
-    assert summary["condition_number"]["value"] == 4, "of the directions that are not lost"
+    assert summary["condition_number"]["value"] == 4, "lost directions do not count"
     assert summary["rank"]["value"] == 3
     assert "log_determinant" not in summary
 
@@ -78,7 +78,7 @@ def test_memory_stays_within_the_budget(name):
             jacobian.jacobians(model.encode, image, memory=budget)
 
         compute()
-        # Beside the result, which is stacked from pieces, parameters may be laid out anew.
+        # The result is stacked from pieces, and parameters may be copied to another layout.
         weights = sum(weight.nbytes for weight in model.parameters())
         assert peak_bytes(compute, image.device) < budget + 2 * outputs * image.nbytes + weights
 
@@ -89,7 +89,7 @@ def test_a_window_has_the_columns_of_its_pixels(name):
     model = randomise(create_model(name)).double().eval()
     image = torch.rand(1, 1, 8, 8, dtype=torch.float64)
     whole = jacobian.jacobians(model.encode, image)[0].unflatten(1, (8, 8))
-    middle = whole[:, 2:5, 2:5].flatten(1)  # of two centres the upper left one
+    middle = whole[:, 2:5, 2:5].flatten(1)  # the upper left one of two centres
     function, pixels = jacobian.windowed(model.encode, image[0], 3)
     torch.testing.assert_close(function(pixels), model.encode(image))
     torch.testing.assert_close(jacobian.jacobians(function, pixels)[0], middle)
@@ -98,12 +98,12 @@ def test_a_window_has_the_columns_of_its_pixels(name):
 
 
 @pytest.mark.parametrize("side", [0, -1, 9])
-def test_a_window_has_to_fit(side):
+def test_a_window_must_fit_into_the_image(side):
     with pytest.raises(ValueError, match=rf"side must be from 1 to 8.*got {side}"):
         jacobian.windowed(torch.flatten, torch.rand(3, 8, 10), side)
 
 
-def test_both_sides_give_the_same():
+def test_rows_and_columns_give_the_same_jacobian():
     torch.manual_seed(0)
     model = small_irevnet("irevnet_digits_bijective")
     x = images(model, 1)
@@ -113,7 +113,7 @@ def test_both_sides_give_the_same():
         jacobian.jacobians(model.encode, x, side="left")
 
 
-def test_a_budget_of_nothing_is_refused():
+def test_a_memory_budget_of_zero_is_refused():
     with pytest.raises(ValueError, match="memory must be a positive number of bytes, got 0"):
         jacobian.jacobians(torch.sin, torch.rand(1, 1, 2, 2), memory=0)
 
@@ -126,16 +126,16 @@ def test_an_irevnet_with_projections_has_the_singular_values_of_its_jacobian():
     torch.testing.assert_close(jacobian.singular_values(model, x), expected)
 
 
-def test_a_direction_takes_what_one_more_image_has_autograd_save():
+def test_direction_bytes_are_what_autograd_saves_for_one_more_image():
     image = torch.rand(1, 2, 3, dtype=torch.float64)
     weight = torch.rand(7, 6, dtype=torch.float64)
-    # Saved: the sigmoid's output, 7 numbers, and the weight, which is there once. Then two ends
-    # of 6 and 7 numbers, twice.
+    # Saved: the sigmoid's output, 7 numbers. The weight exists only once and does not count. Then
+    # the input and the output, 6 and 7 numbers, twice.
     taken = jacobian.direction_bytes(lambda x: (x.flatten(1) @ weight.T).sigmoid(), image)
     assert taken == 8 * (7 + 2 * (6 + 7))
 
 
-def test_the_energy_share_of_few_images_has_their_range_and_of_more_stays_a_share():
+def test_the_interval_of_the_energy_share_is_the_range_of_few_images_and_at_most_one():
     two = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 1]], dtype=torch.float64)
     share = jacobian.summary(two, 0.9, 4, 4, invertible=False)["energy_share"]
     assert share == {"value": (1 / 4 + 1) / 2, "low": 1 / 4, "high": 1, "n": 2}
@@ -145,7 +145,7 @@ def test_the_energy_share_of_few_images_has_their_range_and_of_more_stays_a_shar
     assert 0.25 < share["low"] < share["value"] == pytest.approx(0.85)
 
 
-def test_spectra_and_what_is_read_off_them_for_a_known_matrix():
+def test_spectra_and_derived_quantities_of_a_known_matrix():
     generator = torch.Generator().manual_seed(0)
     left, right = (
         torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator)).Q
@@ -166,7 +166,7 @@ def test_effective_rank_counts_equal_directions():
     assert jacobian.effective_rank(spectrum).item() == pytest.approx(3)
 
 
-def test_directions_that_are_lost_are_counted_and_left_out():
+def test_lost_directions_are_counted_and_left_out():
     spectrum = torch.tensor([[4.0, 2.0, 1e-9], [4.0, 2.0, 1.0]], dtype=torch.float32)
     rank = jacobian.numerical_rank(spectrum, outputs=5, inputs=3)
     assert rank.tolist() == [2, 3]
@@ -175,7 +175,7 @@ def test_directions_that_are_lost_are_counted_and_left_out():
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_the_rank_is_that_of_torch_on_either_side(transposed):
+def test_the_rank_equals_that_of_torch_for_wide_and_tall_matrices(transposed):
     # Between 4 and 4000 times the spacing of float32 at one, relative to the largest.
     matrix = torch.zeros(4, 4000)
     matrix[range(4), range(4)] = torch.tensor([1.0, 0.5, 0.25, 1e-4])

@@ -6,7 +6,7 @@ from irevnet.data import TensorImages
 
 
 class ByBrightness(torch.nn.Module):
-    """Takes an image for class 0, 1 or 2, by the mean of its pixels in thirds of [0, 1]."""
+    """Assigns an image to class 0, 1 or 2 by the third of [0, 1] that contains its mean pixel."""
 
     def forward(self, x):
         classes = (3 * x.flatten(1).mean(1)).long().clamp(0, 2)
@@ -50,7 +50,7 @@ def test_recognised_counts_either_class_over_all_judges():
         judging.recognised(judges, images, ends)
 
 
-def test_midpoints_are_judged_beside_images_as_noisy_and_the_classes_of_other_paths():
+def test_midpoints_are_compared_with_noisy_images_and_classes_of_other_paths():
     # Two paths, between classes 0 and 2 and within class 1. The first midpoint passes for class 0;
     # the second, 0.6 brighter than the blend of its ends, for class 2.
     ends = grey(0.1, 0.5), grey(0.9, 0.3)

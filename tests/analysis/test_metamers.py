@@ -8,7 +8,7 @@ from irevnet import IRevNet, create_model
 from irevnet.analysis import metamers, pixel_metamers
 from networks import IREVNETS, images, small_irevnet
 
-# Each function of representations, and what it calls the second of them.
+# Each function of representations, and the name of its second one.
 FUNCTIONS = {
     "active": (metamers.active, None),
     "invisible": (metamers.invisible, "direction"),
@@ -22,7 +22,7 @@ FUNCTIONS = {
 
 
 def read_out(weight, *, scale=1.0, shift=0.0, size=1):
-    """A network of which only the read-out matters, ``y = scale * z + shift`` per channel."""
+    """A network to test its read-out alone, with ``y = scale * z + shift`` per channel."""
     weight = torch.tensor(weight, dtype=torch.float64)
     classes, channels = weight.shape
     model = IRevNet(
@@ -50,7 +50,7 @@ def column(*values):
 
 
 def some(name="irevnet_cifar_bijective", batch_size=3):
-    """A small network, representations of images that are wider than high, and others."""
+    """A small network, representations of images wider than high, and as many others."""
     model = small_irevnet(name)
     with torch.no_grad():
         z, target = model.encode(images(model, 2 * batch_size, wider=2)).chunk(2)
@@ -140,12 +140,12 @@ class TestKnownReadOut:
         torch.testing.assert_close(way.flatten(), torch.tensor(expected).double().flatten())
 
     def test_another_region_is_entered_where_the_logits_need_it(self):
-        # The target has nothing that says 2, and -3 is less to change than -6.
+        # No entry of the target carries the sum of 2. Raising -3 to it is a smaller change than -6.
         model = read_out([[1.0, 1.0, 0.0, 0.0]])
         z, target = column(2.0, -1.0, 1.0, 1.0), column(-6.0, -3.0, -4.0, 7.0)
         result = metamers.same_logits(model, z, target)
         torch.testing.assert_close(result, column(-6.0, 2.0, -4.0, 7.0))
-        # From z itself only the first can say it.
+        # Within the region of z only the first entry can carry it.
         near = metamers.towards(model, z, target)
         torch.testing.assert_close(near, column(2.0, -3.0, 0.0, 7.0))
 
@@ -179,7 +179,7 @@ class TestNetworks:
         assert (beyond.abs().amax(dim=1) > 1e-6).all()
         torch.testing.assert_close(metamers.invisible(model, z, direction), direction)
 
-    def test_what_is_left_out_is_all_seen(self, name):
+    def test_the_removed_part_is_seen_by_the_logits(self, name):
         model, z, target = some(name)
         direction = metamers.invisible(model, z, target - z)
         left_out = (target - z) - direction
@@ -212,33 +212,33 @@ class TestNetworks:
                 metamers.unseen(model, z) + seen[:, :, None, None], norm(z), atol=1e-9, rtol=0
             )
 
-    def test_nothing_to_change(self, name):
+    def test_a_target_equal_to_z_changes_nothing(self, name):
         model, z, _ = some(name)
         for function in (metamers.towards, metamers.same_logits):
             torch.testing.assert_close(function(model, z, z), z, atol=1e-12, rtol=0)
 
 
-def test_the_nearest_point_is_the_nearest():
+def test_no_other_point_is_nearer_than_the_nearest():
     model, z, target = some()
     result = metamers.towards(model, z, target)
     for _ in range(20):
         other = metamers.towards(model, z, z + 3 * torch.randn_like(z))
-        # Of a convex set: no other point lies in front, seen from the nearest.
+        # The set is convex: no other point lies towards the target, seen from the nearest.
         inner = ((target - result) * (other - result)).flatten(1).sum(dim=1)
         assert (inner <= 1e-9 * distance(target, result) * distance(other, result)).all()
 
 
-def test_same_logits_is_never_farther_than_the_own_region():
+def test_same_logits_is_never_farther_than_the_nearest_point_of_the_own_region():
     model, z, target = some(batch_size=20)
     own = distance(metamers.towards(model, z, target), target)
     result = metamers.same_logits(model, z, target)
     assert (distance(result, target) <= own).all()
     assert (distance(result, target) < 0.99 * own).any()
-    # In the region where it is, nothing is nearer.
+    # Within its own region, no point is nearer.
     torch.testing.assert_close(metamers.towards(model, result, target), result)
 
 
-def test_a_walk_begins_as_what_is_invisible_and_ends_at_the_nearest():
+def test_a_walk_begins_in_the_invisible_direction_and_ends_at_the_nearest_point():
     model, z, target = some()
     direction = target - z
     way = metamers.walk(model, z, direction, 4)
@@ -268,7 +268,7 @@ def test_representations_keep_their_dtype_and_logits_their_single_precision():
 
 class TestErrors:
     @pytest.mark.parametrize("name", FUNCTIONS)
-    def test_of_arguments(self, name):
+    def test_invalid_arguments_are_refused(self, name):
         function, second = FUNCTIONS[name]
         model = read_out([[1.0] * 4])
         z = torch.rand(2, 4, 1, 1)
@@ -290,7 +290,7 @@ class TestErrors:
             refuse(f"{second} must be finite", z, z * math.nan)
 
     @pytest.mark.parametrize("name", FUNCTIONS)
-    def test_of_training_mode(self, name):
+    def test_training_mode_is_refused(self, name):
         model = read_out([[1.0] * 4]).train()
         z = torch.rand(2, 4, 1, 1, dtype=torch.float64)
         function, second = FUNCTIONS[name]

@@ -24,7 +24,7 @@ def test_the_difference_of_logits_is_relative_to_the_largest():
 
 
 class TestResembling:
-    def test_of_a_linear_classifier_it_is_the_projection(self):
+    def test_for_a_linear_classifier_the_result_is_the_projection(self):
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).double().eval()
         x, appearance = torch.rand(2, 4, 3, 2, 2, dtype=torch.float64)
         result = pixel_metamers.resembling(linear, x, appearance)
@@ -44,19 +44,19 @@ class TestResembling:
         assert (distance(result, appearance) < distance(x, appearance)).all()
         assert all(parameter.grad is None for parameter in model.parameters())
 
-    def test_gradients_may_be_made_a_few_at_a_time(self, monkeypatch):
+    def test_gradients_may_be_computed_a_few_at_a_time(self, monkeypatch):
         model = small_irevnet("irevnet_digits_bijective")
         x, appearance = images(model, 4).split(2)
         at_once = pixel_metamers.resembling(model, x, appearance)
         monkeypatch.setattr(pixel_metamers, "_VALUES", 3 * x[0].numel())
         torch.testing.assert_close(pixel_metamers.resembling(model, x, appearance), at_once)
 
-    def test_images_that_have_the_logits_stay(self):
+    def test_images_that_have_the_logits_are_kept(self):
         model = small_irevnet("irevnet_digits_bijective")
         x = images(model)
         torch.testing.assert_close(pixel_metamers.resembling(model, x, x, approach=0), x)
 
-    def test_of_other_shapes(self):
+    def test_an_appearance_of_another_shape_is_refused(self):
         model = small_irevnet("irevnet_digits_bijective")
         x = images(model)
         message = "appearance must have the shape of images, (2, 1, 8, 8), got (1, 1, 8, 8)"
@@ -65,7 +65,7 @@ class TestResembling:
 
 
 @pytest.mark.parametrize("name", pixel_metamers.__all__)
-def test_of_training_mode(name):
+def test_training_mode_is_refused(name):
     model = create_model("irevnet_digits")
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(ValueError, match=r"model must be in evaluation mode.*model\.eval"):

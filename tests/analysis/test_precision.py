@@ -14,7 +14,7 @@ def small(**options):
     return model.eval()
 
 
-def test_drift_is_nothing_at_the_last_state_and_grows_with_rounding():
+def test_drift_is_zero_at_the_last_state_and_grows_with_rounding():
     x = torch.rand(4, 1, 8, 8)
     single, double = precision.drift(small(), x), precision.drift(small().double(), x.double())
     assert len(single) == len(double) == 8
@@ -29,18 +29,18 @@ def test_fixed_point_does_not_drift(training):
     assert set(precision.drift(model, torch.rand(4, 1, 8, 8))) == {0.0}
 
 
-def test_gradient_is_the_one_of_the_loss():
+def test_gradient_is_that_of_the_loss():
     model = small()
     x, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
     actual = precision.gradient(model, x, labels)
     loss = functional.cross_entropy(model(x), labels)
     expected = torch.autograd.grad(loss, list(model.parameters()))
     torch.testing.assert_close(actual, torch.cat([g.flatten().double() for g in expected]))
-    # A second call starts from nothing.
+    # A second call starts from zero gradients.
     torch.testing.assert_close(precision.gradient(model, x, labels), actual)
 
 
-def test_known_channels_are_back_after_they_were_ignored():
+def test_known_channels_are_restored_after_they_were_ignored():
     model = small()
     known = model.known
     with inversion.known_channels_ignored(model):

@@ -24,7 +24,7 @@ def test_both_classifiers_separate_separable_classes(separable):
     assert separation.svm_correct(*separable, penalties=[0.1, 1.0]).all()
 
 
-def test_a_linear_machine_cannot_do_what_a_neighbour_can():
+def test_nearest_neighbours_separate_classes_that_a_linear_svm_cannot():
     generator = np.random.default_rng(0)
     corners = np.array([[0, 0], [1, 1], [0, 1], [1, 0]]) * 4.0
     train, corner = clusters(generator, 2, corners, 80)
@@ -44,12 +44,12 @@ def test_class_distances_are_those_of_planted_classes():
     assert distances.ratio == pytest.approx(2 / (4 + np.sqrt(17)))
 
 
-def test_class_distances_do_not_see_classes_that_are_not_there():
+def test_class_distances_of_random_labels_have_a_ratio_of_one():
     generator = np.random.default_rng(0)
     features = generator.normal(size=(400, 50)).astype(np.float32)
     distances = separation.class_distances(features, np.arange(400) % 4)
     assert distances.ratio == pytest.approx(1, abs=0.005)
-    # Two points of a Gaussian are the square root of two times as far apart as one from 0.
+    # Two points of a Gaussian are sqrt(2) times as far from each other as one is from 0.
     assert distances.within == pytest.approx(np.sqrt(2 * 50), rel=0.02)
 
 
@@ -106,11 +106,11 @@ def test_summary_of_networks_at_initialisation_has_no_gain():
     results = separation.summary(initial, initial, 100)
     assert results["svm_gain_rank_correlation"]["value"] == 0
     assert results["svm_errors_removed"] == {"value": 0, "low": 0, "high": 0, "n": 1}
-    # Of one network an accuracy's interval is over test images.
+    # With one network, the interval of an accuracy is over test images.
     assert results["svm_last"]["n"] == 100
 
 
-def test_standardised_takes_out_the_mean_and_spread_of_the_training_items():
+def test_standardised_removes_the_mean_and_spread_of_the_training_items():
     train = np.array([[0.0, 7.0], [4.0, 7.0]])
     fitted, scored = separation.standardised(train, np.array([[6.0, 8.0]]))
     np.testing.assert_allclose(fitted, [[-1, 0], [1, 0]])
@@ -129,7 +129,7 @@ def test_the_penalty_is_chosen_among_those_given():
 def test_by_depth_finds_classes_where_a_network_shows_them():
     class Planted:
         def states(self, x):
-            yield torch.rand(x.shape)  # of noise, then of the class that the image shows
+            yield torch.rand(x.shape)  # noise first, then the class that the image shows
             yield x
 
     torch.manual_seed(0)

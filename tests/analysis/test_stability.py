@@ -44,7 +44,7 @@ def small(**options):
     return randomise(model).eval()
 
 
-def test_of_one_linear_coupling_both_constants_are_known():
+def test_lipschitz_bounds_of_a_linear_coupling_are_the_known_constants():
     factor = 3.0
     # The singular values of ((0, 1), (1, factor)): with determinant -1, one is the other's inverse.
     expected = (factor + math.sqrt(factor**2 + 4)) / 2
@@ -54,7 +54,7 @@ def test_of_one_linear_coupling_both_constants_are_known():
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits_bijective", "irevnet_digits"])
-def test_power_iteration_finds_what_the_whole_jacobian_says(name):
+def test_power_iteration_agrees_with_the_whole_jacobian(name):
     model = small_irevnet(name)
     x = images(model)
     z = model.encode(x).detach()
@@ -69,7 +69,7 @@ def test_power_iteration_finds_what_the_whole_jacobian_says(name):
         torch.testing.assert_close(bounds[1], 1 / forward[:, -1], rtol=1e-3, atol=0)
 
 
-def test_power_iteration_comes_from_below():
+def test_power_iteration_approaches_from_below():
     matrix = torch.randn(7, 12, dtype=torch.float64)
     points = torch.rand(3, 12, dtype=torch.float64)
     largest = torch.linalg.matrix_norm(matrix, 2)
@@ -91,18 +91,18 @@ def test_training_mode_is_refused():
         stability.errors(model, x)
 
 
-def test_of_a_constant_the_largest_singular_value_is_zero():
+def test_the_largest_singular_value_of_a_constant_is_zero():
     points = torch.rand(3, 4)
     result = stability.largest_singular_values(lambda x: 0 * x, points, steps=3)
     assert result.tolist() == [0, 0, 0]
 
 
-def test_angles_that_are_known():
+def test_known_angles():
     x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
     assert stability.angle(x, 3 * x) == 0
     assert stability.angle(x, y) == pytest.approx(90)
     assert stability.angle(x, -x) == pytest.approx(180)
-    # As small as this, the cosine is 1 to the bit.
+    # At an angle this small, the cosine is exactly 1.
     assert stability.angle(x.double(), x + 1e-10 * y.double()) == pytest.approx(
         math.degrees(2e-10), rel=1e-6
     )
@@ -115,11 +115,11 @@ def test_reversible_gradients_point_where_stored_ones_do(training):
     x, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
     assert 0 < stability.gradient_angle(model, x, labels) < 0.01
     assert stability.gradient_angle(model.double(), x.double(), labels) < 1e-9
-    # Fixed point recovers activations to the bit, so that the gradients are the same ones.
+    # Fixed point recovers activations to the bit, so the gradients are the same.
     fixed = irevnet.create_model("irevnet_digits", blocks=(3, 2, 2), streams="fixed")
     fixed.load_state_dict(before)
     assert stability.gradient_angle(fixed.train(training), x, labels) < 1e-5
-    # Nor do masks of dropout come between the two.
+    # Dropout masks do not make the two differ, either.
     dropping = irevnet.create_model("irevnet_digits", blocks=(3, 2, 2), dropout=0.5)
     assert stability.gradient_angle(dropping.train(training), x, labels) < 0.01
     assert all(layer.p == 0.5 for layer in dropping.modules() if isinstance(layer, nn.Dropout))
@@ -130,7 +130,7 @@ def test_reversible_gradients_point_where_stored_ones_do(training):
     )
 
 
-def test_distributions_keep_what_they_should():
+def test_distributions_change_the_images_as_named():
     x = torch.rand(5, 3, 4, 6)
     sets = stability.distributions(x, torch.Generator().manual_seed(0))
     assert list(sets) == ["data", "noise", "inverted", "shuffled"]
@@ -140,7 +140,7 @@ def test_distributions_keep_what_they_should():
     shuffled = sets["shuffled"]
     assert not torch.equal(shuffled, x)
     assert torch.equal(shuffled.flatten(2).sort().values, x.flatten(2).sort().values)
-    # One order for all images and channels: the first pixel always comes from the same place.
+    # One order for all images and channels: their first pixel comes from the same place.
     same = (shuffled[:, :, 0, 0, None] == x.flatten(2)).flatten(0, 1)
     assert same.all(dim=0).sum() == 1
 
@@ -158,7 +158,7 @@ def test_the_search_finds_larger_errors_inside_the_limits():
     wider, wide = stability.break_inverse(model, x, 15, 100.0, limits=(-1000.0, 1000.0))
     assert wider.abs().max() <= 1000
     assert wide.mean() > 10 * largest.mean()
-    # The model is as it was.
+    # The model is unchanged.
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
@@ -177,13 +177,13 @@ def test_fixed_point_is_exact_on_what_breaks_floating_point_or_refuses_it():
         assert stability.fixed_point_outcome(fixed, torch.full((1, 1, 8, 8), value)) == "refused"
 
 
-def test_another_error_than_an_overflow_is_not_taken_for_one():
+def test_an_error_other_than_an_overflow_is_raised():
     fixed = small(streams="fixed")
     with pytest.raises(ValueError, match="x must"):
         stability.fixed_point_outcome(fixed, torch.rand(1, 2, 8, 8))
 
 
-def test_an_inverse_that_forgets_is_found_out(monkeypatch):
+def test_a_wrong_inverse_is_detected(monkeypatch):
     fixed = small(streams="fixed")
     states = irevnet.IRevNet.inverse_states
     monkeypatch.setattr(
@@ -209,7 +209,7 @@ def test_errors_at_every_magnitude():
     assert large == math.inf
 
 
-def test_training_is_followed_and_left_as_it_is():
+def test_measuring_through_training_does_not_change_it():
     random = TensorImages(
         torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 10
     )

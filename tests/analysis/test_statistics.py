@@ -21,7 +21,7 @@ def test_an_interval_does_not_leave_the_bounds_of_what_is_estimated():
     assert estimate.high == 1
 
 
-def test_of_one_network_what_is_known_of_it_is_said():
+def test_a_single_network_keeps_its_own_estimate():
     single = statistics.proportion(9, 10)
     assert statistics.mean_of_networks([0.9], (0, 1), single) == single
     several = statistics.mean_of_networks([0.8, 0.9], (0, 1), single)
@@ -47,8 +47,8 @@ def test_quantile_is_the_median_and_stays_inside_the_values():
 
 
 def test_the_interval_of_a_median_is_between_order_statistics():
-    # The 2nd and the 10th of 11: outside lie the binomial's tails up to 1 and from 10 on, of
-    # 12 / 2048 each. The 3rd and the 9th would leave out 67 / 2048 on either side, over 2.5%.
+    # The 2nd and the 10th of 11: the binomial's tails up to 1 and from 10 on lie outside, with
+    # 12 / 2048 each. The 3rd and the 9th would leave 67 / 2048 outside on either side, over 2.5%.
     assert stats.binom.cdf(1, 11, 0.5) == pytest.approx(12 / 2048)
     assert stats.binom.cdf(2, 11, 0.5) == pytest.approx(67 / 2048)
     estimate = statistics.quantile(range(1, 12))
@@ -64,11 +64,11 @@ def test_the_interval_of_shares_stays_between_zero_and_one():
 
 
 def test_difference_of_accuracies_covers_seeds_and_images():
-    """Of families with the same accuracy nine in ten intervals hold zero, with few seeds, too."""
+    """For families of equal accuracy, nine in ten intervals contain zero, even with few seeds."""
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(400):
-        # Images differ in how hard they are, for both families, and for each in its own way.
+        # Images differ in difficulty, partly for both families and partly for each alone.
         hard = generator.normal(0, 1.5, 300)
         families = []
         for _ in range(2):
@@ -98,7 +98,7 @@ def test_difference_of_accuracies_needs_two_networks_and_the_same_images(shape):
 
 
 def simulated(generator, networks, images=400):
-    """A family's networks of accuracy 0.9, of which seeds and images make something else."""
+    """Networks of a family with an expected accuracy of 0.9; seeds and images vary it."""
     easy = generator.random(images) < 0.8
     skill = 0.5 + generator.normal(0, 0.05, (networks, 1))
     return easy | (generator.random((networks, images)) < skill)
@@ -106,13 +106,13 @@ def simulated(generator, networks, images=400):
 
 def test_power_is_how_often_equal_families_are_found_not_inferior():
     generator = np.random.default_rng(1)
-    margin, found, predicted = 0.03, 0, []
+    margin, not_inferior, predicted = 0.03, 0, []
     for _ in range(300):
         families = simulated(generator, 5), simulated(generator, 5)
-        found += statistics.difference_of_accuracies(*families).low > -margin
+        not_inferior += statistics.difference_of_accuracies(*families).low > -margin
         predicted.append(statistics.power_of_non_inferiority(*families, margin))
-    assert 0.2 < found / 300 < 0.95
-    assert np.median(predicted) == pytest.approx(found / 300, abs=0.12)
+    assert 0.2 < not_inferior / 300 < 0.95
+    assert np.median(predicted) == pytest.approx(not_inferior / 300, abs=0.12)
 
 
 def test_more_networks_are_needed_for_a_smaller_margin():
@@ -122,5 +122,5 @@ def test_more_networks_are_needed_for_a_smaller_margin():
     assert 2 <= wide < narrow
     assert statistics.power_of_non_inferiority(*families, 0.015, networks=narrow) >= 0.8
     assert statistics.power_of_non_inferiority(*families, 0.015, networks=narrow - 1) < 0.8
-    # However many networks, so few images do not tell.
+    # With so few images, no number of networks is enough.
     assert statistics.networks_needed(*families, 0.0001, most=50) is None

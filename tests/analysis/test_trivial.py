@@ -34,7 +34,7 @@ def test_the_jacobian_has_the_singular_values_that_the_theory_says():
     network = Linear()
     x = torch.rand(2, 3, 2, 2, dtype=torch.float64)
     actual = jacobian.spectra(jacobian.jacobians(trivial.TrivialMap(network).eval().encode, x))
-    # Of rank 7: in the other five directions the map is the copy alone.
+    # phi has rank 7: in the other five directions the map is only the copy.
     own = torch.cat([torch.linalg.svdvals(network.matrix), torch.zeros(5, dtype=torch.float64)])
     torch.testing.assert_close(actual, (1 + own.square()).sqrt().expand(2, 12))
 
@@ -71,16 +71,16 @@ def test_the_path_between_two_images_is_the_blend_of_their_pixels():
     assert torch.equal(path, interpolation.blend(start, end, 5))
 
 
-def test_shares_of_the_image_that_are_known():
+def test_known_shares_of_the_image():
     # Two pixels with squares 1 and 9 and no variance, a feature with square 4 and variance 4.
     codes = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, -2.0]])
     assert trivial.image_shares(codes, 2) == pytest.approx((10 / 14, 0.0))
     assert trivial.image_shares(codes, 3) == pytest.approx((1.0, 1.0))
 
 
-def test_of_equal_dimension_the_image_loses_its_last_components():
+def test_at_equal_dimension_the_image_loses_its_last_components():
     generator = np.random.default_rng(0)
-    # On a circle in each of two planes every image has the same norm.
+    # Every image is a point on a circle in each of two planes, so that all norms are equal.
     phases = generator.uniform(0, 2 * np.pi, (500, 2))
     planes = np.stack([np.cos(phases), np.sin(phases)], axis=2) * [[3.0], [1.0]]
     turn, _ = np.linalg.qr(generator.normal(size=(4, 4)))
@@ -94,7 +94,7 @@ def test_of_equal_dimension_the_image_loses_its_last_components():
         assert test.shape == (100, 4)
         assert errors.shape == (100,)
         lost.append(errors.mean())
-    # Without the small circle its radius is lost, of the whole; without both, everything.
+    # Without the small circle, its radius over the norm is lost; without both, everything.
     assert lost[0] == 0
     assert lost[2] == pytest.approx(1 / np.sqrt(10), rel=0.05)
     assert lost[4] == pytest.approx(1, rel=0.05)
@@ -105,7 +105,7 @@ def test_of_equal_dimension_the_image_loses_its_last_components():
     np.testing.assert_allclose(test, expected[1][:, :4])
 
 
-def test_features_that_tell_the_image_lose_nothing_of_it():
+def test_features_that_determine_the_image_lose_nothing_of_it():
     images = np.random.default_rng(0).normal(size=(60, 3))
     codes = np.concatenate([images, 2 * images + 1], axis=1)
     _, _, lost = trivial.equal_dimension(codes[:40], codes[40:], 3, 3)
@@ -113,7 +113,7 @@ def test_features_that_tell_the_image_lose_nothing_of_it():
 
 
 @pytest.mark.parametrize("features", [-1, 3, 5])
-def test_more_components_than_there_are_are_refused(features):
+def test_more_components_than_available_are_refused(features):
     codes = np.random.default_rng(0).normal(size=(30, 6))
     with pytest.raises(ValueError, match=f"features must be from 0 to 2.* got {features}"):
         trivial.equal_dimension(codes, codes, 4, features)

@@ -42,7 +42,7 @@ def test_shapes(network, stem, size, expected):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_odd_sizes_are_taken(network):
+def test_odd_sizes_are_accepted(network):
     assert tiny(network).eval()(torch.rand(2, 3, 7, 9)).shape == (2, 4)
 
 
@@ -122,7 +122,7 @@ def test_reversible_backward_of_a_revnet_gives_the_gradients_of_the_stored_one(t
         (RevNet, None, "('stored', 'reversible', 'balanced')"),
     ],
 )
-def test_unknown_backward(network, backward, allowed):
+def test_an_unknown_backward_is_refused(network, backward, allowed):
     message = f"backward must be one of {allowed}, got {backward!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny(network, backward=backward)
@@ -218,7 +218,7 @@ def test_every_baseline_of_the_zoo_classifies_its_images(name):
         ({"strides": (1, 2.0)}, "strides[1] must be a positive integer, got 2.0"),
     ],
 )
-def test_errors_at_construction(network, arguments, message):
+def test_invalid_arguments_are_refused(network, arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny(network, **arguments)
 
@@ -235,6 +235,6 @@ def test_errors_at_construction(network, arguments, message):
         ([[1.0]], "x must be a tensor of shape (B, 3, H, W), none of them 0; got list"),
     ],
 )
-def test_errors_of_images(network, method, x, message):
+def test_invalid_images_are_refused(network, method, x, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         list(getattr(tiny(network), method)(x))

@@ -33,7 +33,7 @@ def test_projections_stand_where_s_changes_the_shape_and_nowhere_else():
 
 
 def test_with_projections_that_pick_pixels_as_s_does_it_is_the_i_revnet():
-    """S is a strided convolution with a kernel of its size; a 1x1 one sees one pixel of four."""
+    """S is a strided convolution whose kernel covers its stride; a 1x1 one sees a pixel in four."""
     model = projected().eval()
     with torch.no_grad():
         for block in model.blocks:
@@ -55,7 +55,7 @@ def test_with_projections_that_pick_pixels_as_s_does_it_is_the_i_revnet():
     assert torch.equal(z[picked], expected[picked])
 
 
-def test_it_has_no_inverse_and_says_so():
+def test_projections_have_no_inverse_and_no_reversible_backward():
     model = projected()
     z = model.encode(torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match="has no inverse: its projections discard information"):
@@ -74,7 +74,7 @@ def test_it_has_no_inverse_and_says_so():
     assert (model.backward, model.streams) == ("stored", "float")
 
 
-def test_it_is_not_bijective_in_a_layout_that_is_with_s():
+def test_projections_are_not_bijective_in_a_layout_in_which_s_is():
     layout = {"in_shape": (1, 4, 4), "entry_factor": 2, "half_channels": (2, 8), "blocks": (1, 1)}
     layout |= {"strides": (1, 2), "bottleneck_channels": (3, 3)}
     assert irevnet.IRevNet(**layout).is_bijective

@@ -41,7 +41,7 @@ def tiny(**overrides):
 
 
 class TestInverse:
-    """What holds for every i-RevNet of the zoo, exactly, hence in float64."""
+    """What holds exactly for every i-RevNet of the zoo, and is therefore tested in float64."""
 
     @pytest.mark.parametrize("name", IREVNETS)
     @pytest.mark.parametrize(("batch_size", "wider"), [(1, 1), (3, 2), (8, 1)])
@@ -96,7 +96,7 @@ class TestInverse:
         sign, log_determinant = torch.linalg.slogdet(forward)
         assert abs(sign) == 1
         assert abs(log_determinant) < 1e-10
-        # The network is no permutation, of which all this would be trivial.
+        # The network is not a permutation, for which all this would be trivial.
         assert (forward - forward.round()).abs().max() > 0.1
 
     @pytest.mark.parametrize("name", INJECTIVE)
@@ -286,12 +286,12 @@ class TestForward:
             "mean",
         ],
     )
-    def test_a_normalisation_that_cannot_be(self, normalization):
+    def test_an_invalid_normalisation_is_refused(self, normalization):
         message = "normalization must be the mean and the positive standard deviation of each of 3"
         with pytest.raises(ValueError, match=message):
             irevnet.create_model("irevnet_cifar", normalization=normalization)
 
-    def test_an_order_that_is_none(self):
+    def test_an_unknown_entry_order_is_refused(self):
         with pytest.raises(ValueError, match='entry_order must be "channel" or "offset", got 1'):
             irevnet.create_model("irevnet_cifar", entry_order=1)
 
@@ -349,7 +349,7 @@ class TestForward:
 
 class TestGradients:
     def gradients(self, model):
-        """By parameter name, of a cross-entropy in training mode with fresh norms."""
+        """Gradients by parameter name, of a cross-entropy in training mode with fresh norms."""
         x = images(model, 8)
         loss = nn.functional.cross_entropy(model.train()(x), torch.arange(8) % 5)
         loss.backward()
@@ -364,10 +364,10 @@ class TestGradients:
 
     @pytest.mark.parametrize("name", INJECTIVE)
     def test_injective_every_parameter_but_those_of_the_first_block_is_reached(self, name):
-        # There are as many zeros as other channels, or more: the half that the first F reads is
-        # nothing but zeros. So is the input of each of its convolutions (batch norms have no
-        # shift at first, ReLU(0) = 0), hence their gradient; that of a batch norm's scale,
-        # which multiplies zeros; and that of its shift, because ReLU'(0) = 0.
+        # At least half of the channels are zeros, so the half that the first F reads contains only
+        # zeros. So does the input of each of its convolutions (batch norms have no shift at first,
+        # and ReLU(0) = 0). Their gradients are therefore zero. So are the gradients of a batch
+        # norm's scale, which multiplies zeros, and of its shift, because ReLU'(0) = 0.
         model = irevnet.create_model(
             name, **{**SMALL[name], "num_classes": 5, "dropout": 0.0}
         ).double()
@@ -497,13 +497,13 @@ class TestErrors:
             ),
         ],
     )  # fmt: skip
-    def test_at_construction(self, arguments, message):
+    def test_invalid_arguments_are_refused(self, arguments, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             tiny(**arguments)
 
     @pytest.mark.parametrize("value", ["checkpoint", "Stored", None, ["stored"]])
     @pytest.mark.parametrize("name", ["backward", "streams"])
-    def test_of_an_assigned_choice(self, name, value):
+    def test_an_invalid_assigned_choice_is_refused(self, name, value):
         model = tiny()
         before = getattr(model, name)
         message = rf"{name} must be one of \(.*\), got {re.escape(repr(value))}"
@@ -529,7 +529,7 @@ class TestErrors:
              "them 0, H and W multiples of 2, the network's total stride; got ndarray"),
         ],
     )  # fmt: skip
-    def test_of_images(self, method, x, message):
+    def test_invalid_images_are_refused(self, method, x, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             list(getattr(tiny(), method)(x))
 
@@ -545,11 +545,11 @@ class TestErrors:
             (None, "z must be a tensor, got NoneType"),
         ],
     )  # fmt: skip
-    def test_of_representations(self, z, message):
+    def test_invalid_representations_are_refused(self, z, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             tiny().inverse(z)
 
-    def test_of_active_dropout(self):
+    def test_active_dropout_is_refused_by_the_inverse(self):
         model = tiny(dropout=0.2)
         x = torch.rand(2, 1, 4, 4)
         with pytest.raises(ValueError, match=r"draws random numbers \(dropout\): call model.eval"):

@@ -39,7 +39,7 @@ def test_evaluation_mode_still_uses_the_running_statistics(network):
     assert torch.equal(network(x), frozen)
 
 
-def test_every_norm_is_as_it_was_afterwards_even_after_an_error(network):
+def test_every_norm_is_restored_even_after_an_error(network):
     wrong = torch.randn(8, 2, 5, 5)
     with pytest.raises(RuntimeError), frozen_statistics(network):
         network(wrong)

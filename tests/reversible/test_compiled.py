@@ -27,12 +27,12 @@ def _nothing_compiled():
     torch.compiler.reset()
 
 
-# The compiler's own, which it hides unless warnings are errors.
+# A warning of the compiler's own code, which it hides unless warnings are errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("streams", ["float", "fixed"])
 @pytest.mark.parametrize("backward", ["stored", "reversible"])
 def test_a_step_has_the_gradients_of_eager_execution(backward, streams):
-    """With stored activations it is one graph."""
+    """With stored activations, the step is a single graph."""
     name = "irevnet_digits" if streams == "fixed" else "irevnet_digits_bijective"
     model = small_irevnet(
         name, backward=backward, streams=streams, dropout=0.0, blocks=(1, 1, 1)

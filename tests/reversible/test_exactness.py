@@ -1,4 +1,4 @@
-"""Never a wrong image: fixed-point streams come back to the bit, or an error says why not."""
+"""Never a wrong image: fixed-point streams return to the bit, or an error says why not."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from networks import BIJECTIVE, INJECTIVE, SMALL
 def network(name, **overrides):
     torch.manual_seed(0)
     model = irevnet.create_model(name, **SMALL[name], streams="fixed", **overrides)
-    # Statistics that are not those of initialisation, dead channels included.
+    # Statistics other than those of initialisation, with dead channels.
     model.train()
     for _ in range(5):
         model(torch.rand(8, *model.in_shape))
@@ -34,7 +34,7 @@ def test_images_come_back_to_the_bit_and_encoding_them_again_agrees(name):
 
 
 def disturb(model):
-    """Makes every F round otherwise, as another batch size, device or number of threads may."""
+    """Changes every F a little, as another batch size, device or number of threads may."""
     with torch.no_grad():
         for block in model.blocks:
             block.residual[-1].weight.mul_(1 + 1e-3)
@@ -42,7 +42,7 @@ def disturb(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", INJECTIVE)
-def test_an_injective_network_sees_that_f_was_computed_differently(name):
+def test_an_injective_network_notices_that_f_was_computed_differently(name):
     model = network(name)
     x = grey(model)
     z = model.encode(x)
@@ -54,8 +54,8 @@ def test_an_injective_network_sees_that_f_was_computed_differently(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", BIJECTIVE)
-def test_a_bijective_network_has_nothing_to_see_it_by_and_reads_another_image(name):
-    """Every z is some image's, under the F of now: verify=True finds that it is consistent."""
+def test_a_bijective_network_cannot_notice_it_and_returns_another_image(name):
+    """Every z belongs to an image under the present F, so verify=True finds it consistent."""
     model = network(name)
     z = model.encode(grey(model))
     disturb(model)
@@ -95,7 +95,7 @@ def test_images_of_another_type_than_the_weights_are_refused_but_under_autocast(
         model(x.float())
 
 
-def test_shapes_alone_can_be_asked_for():
+def test_shapes_can_be_computed_on_the_meta_device():
     with torch.device("meta"):
         model = irevnet.create_model("irevnet_digits", **SMALL["irevnet_digits"]).eval()
         z = model.encode(torch.rand(2, *model.in_shape))

@@ -23,15 +23,15 @@ def blocks(*strides):
     [
         # Nothing known, nothing to follow.
         ((NO, NO), (NO, NO), (1, 1), []),
-        # The second half is all zeros, F is constant there: what was known stays known for a
-        # block, then F has read the image.
+        # The second half is all zeros, so F is constant there: known channels stay known for one
+        # block; after that, F has read the image.
         (
             (NO, YES),
             (YES, YES),
             (1, 1, 1),
             [((NO, YES), (YES, YES)), ((YES, YES), (NO, YES)), ((NO, YES), (NO, NO))],
         ),
-        # F reads the image at once: the other half is lost, this one is known once more.
+        # F reads the image at once: the other half becomes unknown, this one is known once more.
         ((NO, NO), (NO, YES), (1, 1), [((NO, NO), (NO, YES)), ((NO, YES), (NO, NO))]),
         ((NO, NO), (YES, NO), (1,), [((NO, NO), (YES, NO)), ((YES, NO), (NO, NO))]),
         # S makes four known channels out of one, in the order of pixel_unshuffle.
@@ -41,11 +41,11 @@ def blocks(*strides):
             (2, 1),
             [((NO, NO), (NO, YES)), ((NO,) * 4 + (YES,) * 4, (NO,) * 8)],
         ),
-        # As long as there are blocks, and one state more.
+        # One entry per block, and one more for the last state.
         ((YES,), (YES,), (1,), [((YES,), (YES,)), ((YES,), (YES,))]),
     ],
 )  # fmt: skip
-def test_known_channels_are_followed_to_where_the_image_arrives(first, second, strides, expected):
+def test_known_channels_are_followed_until_the_image_reaches_them(first, second, strides, expected):
     actual = known_channels(KnownChannels(first, second), blocks(*strides))
     assert actual == [KnownChannels(*halves) for halves in expected]
 
@@ -111,7 +111,7 @@ def test_the_float32_inverse_survives_training_because_known_channels_are_restor
     assert error() > 1e-3
 
 
-def test_in_float64_it_is_the_same_with_and_without(trained, monkeypatch):
+def test_in_float64_the_inverse_is_accurate_without_known_channels(trained, monkeypatch):
     model, x = trained
     model, x = model.double(), x.double()
     with torch.no_grad():

@@ -46,7 +46,7 @@ def test_space_to_depth_against_plain_loops():
 
 
 @pytest.mark.parametrize("channels", [0, 1, 5])
-def test_zero_channels_are_appended_behind_the_others(channels):
+def test_zero_channels_are_appended_after_the_others(channels):
     x = torch.rand(2, 3, 4, 5) + 1
     layer = ZeroChannels(channels)
     y = layer(x)
@@ -64,6 +64,6 @@ def test_split_takes_first_and_last_half_and_merge_undoes_it():
     assert torch.equal(merge(x_tilde, x), state)
 
 
-def test_repr_says_what_they_do():
+def test_repr_shows_the_arguments():
     assert repr(SpaceToDepth(4)) == "SpaceToDepth(factor=4)"
     assert repr(ZeroChannels(13)) == "ZeroChannels(channels=13)"

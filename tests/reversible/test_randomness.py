@@ -1,4 +1,4 @@
-"""Generators of devices that are not here, played by a module with the functions of torch.cuda."""
+"""Random generators of devices that are absent here, simulated in the modules of torch."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_the_generator_of_any_device_is_read_and_set(monkeypatch, kind):
     assert state[device].item() == 8
 
 
-def test_a_device_whose_generator_cannot_be_read_takes_nothing_random():
+def test_a_device_whose_generator_cannot_be_read_refuses_random_layers():
     randomness = Randomness(torch.device("xla", 0))
     randomness.check(nn.Dropout(0.5).eval())
     with pytest.raises(RuntimeError, match=r'on xla devices .* use backward="stored"'):

@@ -1,4 +1,4 @@
-"""Reversible stacks of any functions: inverse, gradients, fixed point, errors."""
+"""Reversible stacks of arbitrary functions: inverse, gradients, fixed point, errors."""
 
 import copy
 
@@ -135,7 +135,7 @@ def layers(count):
     return [nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)) for _ in range(count)]
 
 
-def test_what_is_kept_is_the_result_itself():
+def test_only_the_result_itself_is_saved_for_the_backward_pass():
     model = ReversibleSequential(*layers(6), dim=-1)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -210,14 +210,14 @@ def test_memory_does_not_grow_with_depth():
         ),
     ],
 )
-def test_errors(make, message):
+def test_invalid_arguments_and_inputs_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 class TestCheckInvertible:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_of_networks_that_are(self, kind):
+    def test_invertible_networks_pass(self, kind):
         model, x = kind()
         before = copy.deepcopy(model.state_dict())
         random_state = torch.get_rng_state()
@@ -229,7 +229,7 @@ class TestCheckInvertible:
         for name, value in model.state_dict().items():
             assert torch.equal(value, before[name])
 
-    def test_of_the_zoo_with_fixed_point_streams(self):
+    def test_a_network_of_the_zoo_with_fixed_point_streams_passes(self):
         model = irevnet.create_model("irevnet_digits_bijective", streams="fixed").eval()
         result = irevnet.check_invertible(model, torch.rand(2, 1, 8, 8))
         assert result.error <= 2**-16
@@ -237,7 +237,7 @@ class TestCheckInvertible:
     @pytest.mark.parametrize("scale", [1, 0.01])
     @pytest.mark.parametrize("std", [0.1, 1, 4])
     @pytest.mark.parametrize("fraction_bits", [8, 16])
-    def test_what_fixed_point_rounds_off_is_no_error(self, fraction_bits, std, scale):
+    def test_fixed_point_rounding_is_not_an_error(self, fraction_bits, std, scale):
         model = irevnet.create_model(
             "irevnet_digits_bijective",
             streams="fixed",
@@ -256,11 +256,11 @@ class TestCheckInvertible:
             (spectral_norm(nn.Linear(2, 2)), "every evaluation of block 0 changes its"),
         ],
     )
-    def test_of_functions_that_differ_every_time(self, function, message):
+    def test_functions_that_change_at_every_evaluation_are_refused(self, function, message):
         with pytest.raises(ValueError, match=message):
             irevnet.check_invertible(ReversibleSequential(function), torch.rand(3, 4))
 
-    def test_of_networks_that_are_not(self):
+    def test_networks_that_are_not_invertible_are_refused(self):
         class Twice(nn.Module):
             def __init__(self, factor):
                 super().__init__()
@@ -305,7 +305,7 @@ def test_functional_dropout_in_evaluation_mode_is_replayed_and_refused_by_the_in
 
 
 class Swapped(CouplingBlock):
-    """A block of other equations, with the inverse of its own."""
+    """A block with other equations and its own inverse."""
 
     def forward(self, x_tilde, x, streams=None):
         return x, x_tilde - 2 * self.residual(x)

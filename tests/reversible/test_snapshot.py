@@ -1,4 +1,4 @@
-"""Never a wrong gradient: what would make F another function in the backward pass, one by one."""
+"""Never a wrong gradient: each case that would make F another function in the backward pass."""
 
 import copy
 
@@ -60,7 +60,7 @@ RANDOM = {
 
 
 def with_layer(make):
-    """Puts a layer behind the first convolution of every F."""
+    """Inserts a layer after the first convolution of every F."""
 
     def change(model):
         for block in model.blocks:
@@ -155,7 +155,7 @@ def test_the_mode_is_that_of_the_forward_pass(training):
 
 
 def test_a_forward_pass_in_training_mode_spoils_one_in_evaluation_mode():
-    """Not seen in running statistics, which batch norm changes behind autograd's back."""
+    """The running statistics do not show it: batch norm changes them behind autograd's back."""
     _, reversible = pair(training=False)
     x = images(reversible, 4)
     with pytest.raises(RuntimeError, match="num_batches_tracked of a block was changed in place"):
@@ -250,7 +250,7 @@ def test_an_inverse_that_changes_compiled_residuals_says_so():
 
 
 class WithContext(nn.Linear):
-    """Reads a tensor that is no parameter."""
+    """Reads a tensor that is not a parameter."""
 
     def __init__(self, context, *, is_buffer=False):
         super().__init__(3, 3)
@@ -303,7 +303,7 @@ def test_weights_that_hooks_make_of_parameters_have_their_gradients(change):
 
 
 class Dispatched(nn.Module):
-    """Calls itself by what is in an attribute."""
+    """Calls functions and modules that are stored in attributes."""
 
     def __init__(self):
         super().__init__()
@@ -335,7 +335,7 @@ def test_attributes_that_refer_to_modules_of_f_refer_to_those_of_the_copy():
 
 
 @pytest.mark.parametrize("reference", [lambda module: module, lambda module: module.forward])
-def test_modules_that_are_not_registered_are_refused(reference):
+def test_references_to_unregistered_modules_are_refused(reference):
     residual = nn.Sequential(nn.Linear(3, 3))
     object.__setattr__(residual[0], "other", reference(nn.BatchNorm1d(3)))
     block = CouplingBlock(residual)
@@ -380,7 +380,7 @@ def test_sharded_parameters_are_refused(tmp_path):
             fully_shard(block.residual, mesh=mesh)
         with pytest.raises(RuntimeError, match=r"sharded.*with FSDP.*backward=\"stored\""):
             reversible(images(reversible, 2))
-        # The whole network at once is well.
+        # Sharding the whole network at once works.
         stored, reversible = pair()
         x = images(stored, 4)
         expected = gradients(stored, x)
@@ -402,7 +402,7 @@ def test_frozen_layers_still_work():
 
 
 def test_operations_of_a_step_can_be_counted():
-    """One more F for every block: forward, again, and twice for gradients, of three parts."""
+    """One more F per block: forward, recomputed, and two for gradients, instead of three parts."""
     counts = {}
     for model in pair():
         model.requires_grad_(True)
@@ -413,7 +413,7 @@ def test_operations_of_a_step_can_be_counted():
     assert 1.25 < counts["reversible"] / counts["stored"] < 4 / 3 + 1e-6
 
 
-def test_shapes_alone():
+def test_a_step_runs_on_the_meta_device():
     _, reversible = pair()
     reversible.to("meta")
     reversible(torch.rand(2, *reversible.in_shape, device="meta").double()).sum().backward()

@@ -16,7 +16,7 @@ from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
 
 
 def both(name, **overrides):
-    """The same small network twice, of either kind, in evaluation mode."""
+    """The same small network with stored and reversible backward passes, in evaluation mode."""
     stored = small_irevnet(name, backward="stored", **overrides)
     reversible = irevnet.create_model(
         name, **{"num_classes": 5, **SMALL[name], **overrides, "backward": "reversible"}
@@ -27,7 +27,7 @@ def both(name, **overrides):
 
 def step(model, x):
     """Logits, gradients of the image and of every parameter, of one cross-entropy."""
-    torch.manual_seed(1)  # of dropout
+    torch.manual_seed(1)  # for dropout
     x = x.clone().requires_grad_()
     logits = model(x)
     functional.cross_entropy(logits, torch.arange(len(x)) % 5).backward()
@@ -70,7 +70,7 @@ class TestGradients:
         step(reversible, x)
         assert torch.equal(torch.rand(3), expected)
 
-    def test_of_frozen_parameters_there_are_none(self):
+    def test_frozen_parameters_have_none(self):
         stored, reversible = both("irevnet_digits_bijective")
         for model in (stored, reversible):
             model.blocks[1].requires_grad_(False)
@@ -118,7 +118,7 @@ class TestGradients:
         actual, expected = torch.cat(actual), torch.cat(expected)
         assert (actual - expected).norm() < 0.05 * expected.norm()
 
-    def test_of_gradients_are_refused(self):
+    def test_gradients_of_gradients_are_refused(self):
         _, model = both("irevnet_digits")
         x = images(model).requires_grad_()
         loss = model(x).square().sum()
@@ -132,7 +132,7 @@ class TestGradients:
 
 
 @pytest.mark.parametrize("name", ["irevnet_digits", *BIJECTIVE])
-def test_what_is_kept_does_not_grow_with_depth(name):
+def test_saved_memory_does_not_grow_with_depth(name):
     stages = len(SMALL[name]["blocks"])
 
     def kept(blocks, backward):
@@ -184,7 +184,7 @@ def test_merged_halves_have_the_values_and_gradients_of_halves(streams, dim):
 
 
 class Constant(nn.Module):
-    """F that does not read its input: of no parameter, or of one."""
+    """An F that does not read its input, with a trainable parameter or without."""
 
     def __init__(self, size, *, learned):
         super().__init__()
@@ -207,14 +207,14 @@ def test_a_constant_f(recomputed, learned):
     torch.testing.assert_close(*results)
 
 
-def test_unknown_backward():
+def test_an_unknown_backward_is_refused():
     message = r"backward must be one of \('stored', 'reversible', 'balanced'\), got 'magic'"
     with pytest.raises(ValueError, match=message):
         irevnet.create_model("irevnet_digits", backward="magic")
 
 
 class TestBalanced:
-    """With the narrow activations kept."""
+    """The balanced backward pass, which keeps the narrow activations."""
 
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize("name", IREVNETS)
@@ -274,14 +274,14 @@ class TestBalanced:
         assert_same(*gradients)
 
     def gradients(self, residuals, halves, between=lambda _: None):
-        """Of halves and parameters, with activations stored and with the narrow ones kept."""
+        """Gradients with all activations stored and with the narrow ones kept."""
         results = []
         for function in (couple, reversible_stack):
             copies = copy.deepcopy(residuals)
             blocks = [CouplingBlock(residual) for residual in copies]
             inputs = halves.clone().requires_grad_()
             options = {"keep_narrow": True} if function is reversible_stack else {}
-            torch.manual_seed(1)  # of dropout
+            torch.manual_seed(1)  # for dropout
             y_tilde, y = function(blocks, *inputs, **options)
             between(copies)
             (y_tilde.sin() * y).sum().backward()
@@ -382,7 +382,7 @@ class TestBalanced:
         halves = torch.rand(2, *shape, dtype=torch.float64)
         assert_same(*self.gradients(residuals.double(), halves))
 
-    def test_f_that_is_no_sequence_of_layers(self):
+    def test_f_that_is_not_a_sequence_of_layers_is_refused(self):
         halves = torch.rand(2, 1, 4, 3, 3)
         with pytest.raises(ValueError, match=r"plain nn.Sequential.*block 0 is a Conv2d: use"):
             reversible_stack([CouplingBlock(nn.Conv2d(4, 4, 1))], *halves, keep_narrow=True)
@@ -412,7 +412,7 @@ def test_f_that_changes_its_input_is_refused():
         reversible_stack([block], *torch.rand(2, 4, 3))
 
 
-def test_what_of_an_injective_network_is_kept_is_the_representation_and_the_image():
+def test_an_injective_network_saves_only_the_representation_and_the_image():
     name = "irevnet_cifar"
     model = small_irevnet(name, backward="reversible", blocks=(4, 4, 4)).train()
     x = images(model, 4)

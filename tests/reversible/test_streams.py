@@ -21,7 +21,7 @@ def fixed(name, *, training=False, backward="stored", **overrides):
 
 
 def photographs(model, count=4):
-    """Images of 256 grey levels."""
+    """Random images with 256 grey levels."""
     return torch.randint(0, 256, (count, *model.in_shape)).float() / 255
 
 
@@ -68,7 +68,7 @@ class TestArithmetic:
         assert torch.equal(streams.checksum(*halves.clone()), streams.checksum(*halves))
 
     @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
-    def test_what_has_no_fixed_point_counts_as_an_overflow(self, value):
+    def test_values_without_a_fixed_point_number_count_as_an_overflow(self, value):
         streams = FixedPointStreams(16, torch.float32)
         peak = streams.peak(streams.write(torch.tensor([0.0, value])))
         with pytest.raises(ValueError, match="fixed-point overflow at the entry"):
@@ -113,7 +113,7 @@ class TestInverse:
                 z = model.train(training).encode(x)
                 assert torch.equal((model.inverse(z) * 255).round(), x * 255)
 
-    def test_of_a_trained_network(self):
+    def test_images_come_back_from_a_trained_network(self):
         model = irevnet.create_model(
             "irevnet_digits_bijective", pretrained="digits", streams="fixed"
         )
@@ -127,7 +127,7 @@ class TestInverse:
         torch.testing.assert_close(model(x), plain(x), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(model.classify(model.encode(x)), model(x), atol=1e-5, rtol=0)
 
-    def test_a_picture_file_has_the_same_hash_after_the_way_through_the_network(self):
+    def test_a_picture_file_has_the_same_hash_after_encoding_and_inversion(self):
         def png(pixels):
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
@@ -178,21 +178,21 @@ class TestErrors:
             ):
                 call(photographs(model))
 
-    def test_an_image_that_does_not_fit(self):
+    def test_an_image_out_of_range_is_refused(self):
         model = fixed("irevnet_digits")
         with pytest.raises(ValueError, match="overflow at the entry: magnitude 16384 or more"):
             model.encode(torch.full((1, 1, 8, 8), 1e6))
 
     @pytest.mark.parametrize("bits", [7, 25, 16.0, None, "16"])
-    def test_fraction_bits_out_of_range(self, bits):
+    def test_fraction_bits_out_of_range_are_refused(self, bits):
         with pytest.raises(ValueError, match="fraction_bits must be an integer from 8 to 24, got"):
             irevnet.create_model("irevnet_digits", streams="fixed", fraction_bits=bits)
 
-    def test_unknown_streams(self):
+    def test_unknown_streams_are_refused(self):
         with pytest.raises(ValueError, match=r"streams must be one of .*, got 'int8'"):
             irevnet.create_model("irevnet_digits", streams="int8")
 
-    def test_a_representation_of_the_other_kind(self):
+    def test_a_representation_of_the_other_kind_is_refused(self):
         model = fixed("irevnet_digits")
         z = model.encode(photographs(model))
         for call in (model.inverse, model.classify):

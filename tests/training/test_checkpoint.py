@@ -20,11 +20,11 @@ STATE = {"weight": torch.arange(6.0)}
 
 
 class PowerCut(Exception):
-    """What stands for a power cut."""
+    """Stands in for a power cut."""
 
 
 def interrupt(model, step):
-    """Has the network raise in a training step, counted from one."""
+    """Makes the network raise in a training step, counted from one."""
     left = [step]
 
     def count(module, _arguments):
@@ -65,7 +65,7 @@ class TestFile:
             assert note.startswith(f"{checkpoint.path} is damaged")
             assert note.endswith("using state.previous")
 
-    def test_where_every_state_is_damaged_it_says_so(self, tmp_path):
+    def test_an_error_says_that_every_state_is_damaged(self, tmp_path):
         checkpoint = Checkpoint(tmp_path / "state", RUN)
         checkpoint.path.write_bytes(b"damaged")
         with pytest.raises(CheckpointError, match=r"no state of .* can be used: .*damaged"):
@@ -82,7 +82,7 @@ class TestFile:
 
     def test_a_process_that_is_refused_touches_nothing(self, tmp_path):
         first = Checkpoint(tmp_path / "state", RUN)
-        writing = tmp_path / "state.new"  # what the first one is writing at the moment
+        writing = tmp_path / "state.new"  # the file that the first process is writing
         writing.write_bytes(b"half a state")
         with pytest.raises(CheckpointError, match="another process trains with the checkpoint"):
             Checkpoint(tmp_path / "state", RUN)
@@ -214,7 +214,7 @@ class TestResuming:
         assert path.read_bytes() == content
         assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
-    def test_weights_in_its_place_are_refused(self, digits, tmp_path):
+    def test_weights_in_place_of_a_checkpoint_are_refused(self, digits, tmp_path):
         path = tmp_path / "state"
         save_weights(network(), path, {"overrides": {}})
         with pytest.raises(CheckpointError, match="checkpoint of another run"):
@@ -252,7 +252,7 @@ trainer.finish()
 
 
 def test_killed_and_started_again_it_gives_the_same_bits(tmp_path):
-    """SIGKILL and SIGTERM by turns, at moments that the clock chooses."""
+    """SIGKILL and SIGTERM in turn, after fixed times and so at arbitrary steps."""
     tests = os.path.dirname(os.path.dirname(__file__))
     root = os.path.dirname(tests)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, tests])}

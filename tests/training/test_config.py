@@ -14,7 +14,7 @@ def test_milestones_may_be_a_list_as_yaml_gives_it():
     assert config(epochs=200, schedule="step", milestones=[60, 120]).milestones == (60, 120)
 
 
-def test_bounds_are_allowed_where_they_are_said_to_be():
+def test_inclusive_bounds_are_allowed():
     config(momentum=0, weight_decay=0, label_smoothing=0, gradient_clip=0, padding=0)
     config(epochs=2, schedule="step", milestones=(1,), decay=1)
 

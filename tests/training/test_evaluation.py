@@ -10,7 +10,7 @@ from recipes import network
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_mode_is_restored_and_nothing_changed(digits, training):
+def test_evaluation_restores_the_mode_and_changes_nothing(digits, training):
     model = network(dropout=0.3).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = evaluate(model, digits.test)
@@ -69,7 +69,7 @@ def test_bfloat16_is_used_where_it_is_asked_for(digits):
     assert set(dtypes[3:]) == {torch.float32}
 
 
-def test_errors(digits):
+def test_invalid_arguments_are_refused(digits):
     message = r"precision must be one of \('float32', 'bfloat16'\), got 'float16'"
     with pytest.raises(ValueError, match=message):
         evaluate(network(), digits.test, precision="float16")
@@ -80,7 +80,7 @@ def test_errors(digits):
 
 
 def test_shifted_views_weigh_half_as_much_as_unmoved_ones(digits):
-    """Logits that are the image's top left pixel: moved views see its neighbours'."""
+    """The logits depend on the top left pixel alone: moved views show its neighbours there."""
 
     class Corner(nn.Module):
         def __init__(self):

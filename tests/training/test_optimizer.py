@@ -52,7 +52,7 @@ def test_muon_moves_a_filter_whose_gradient_has_another_layout():
     moved = []
     for layout in (torch.contiguous_format, torch.channels_last):
         filter_ = nn.Parameter(start.clone())
-        # By hand, as torch gives a gradient the layout of its parameter.
+        # Set by hand, because torch gives a gradient the layout of its parameter.
         filter_.grad = gradient.clone().to(memory_format=layout)
         FilterMuon([filter_], lr=0.1, momentum=0.6, weight_decay=0.0).step()
         moved.append(filter_.detach())
@@ -72,7 +72,7 @@ def test_muon_in_float32_is_orthogonal_to_its_rounding():
     torch.testing.assert_close(tall, precise.T)
 
 
-def test_muon_refuses_what_is_no_filter():
+def test_muon_refuses_parameters_that_are_not_filters():
     with pytest.raises(ValueError, match=r"got a parameter of shape \(4, 4\)"):
         FilterMuon([nn.Parameter(torch.zeros(4, 4))], lr=0.1, momentum=0.6, weight_decay=0.0)
 

@@ -49,9 +49,9 @@ def environment(rank, count, port):
 
 
 def run(work, *arguments, count=2):
-    """Runs ``work(rank, *arguments)`` in a group of processes; their exit codes."""
+    """Runs ``work(rank, *arguments)`` in a group of processes; returns their exit codes."""
     context, port = multiprocessing.get_context("forkserver"), free_port()
-    # Imported once; every process is a copy of the server.
+    # Imported once, by the server from which every process is forked.
     context.set_forkserver_preload(["irevnet.training.trainer", "sklearn.datasets"])
     processes = [
         context.Process(target=join_and_work, args=(rank, count, port, work, arguments))
@@ -72,7 +72,7 @@ def join_and_work(rank, count, port, work, arguments):
 
 
 class Recorder:
-    """Trains and writes down how it went; after ``last`` steps something happens."""
+    """Trains and saves the outcome; after ``last`` steps it sends itself the signal ``happens``."""
 
     def __init__(self, folder, name, **options):
         self.folder, self.name, self.options = folder, name, options
@@ -114,7 +114,7 @@ def outcomes(folder, name, ranks=(0, 1)):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of two processes that nothing happens to, and its folder."""
+    """The outcomes of an undisturbed run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
     assert run(Recorder(folder, "whole", dropout=0.2)) == [0, 0]
     return outcomes(folder, "whole")
@@ -129,7 +129,7 @@ def test_two_processes_train_one_network_and_share_every_batch(whole):
 
 
 @pytest.mark.parametrize(("optimizer", "parts"), [("sgd", 4), ("muon", 2)])
-def test_they_have_the_losses_of_one_that_takes_the_shares_in_turn(optimizer, parts, tmp_path):
+def test_two_processes_have_the_losses_of_one_with_all_shares(optimizer, parts, tmp_path):
     settings = {**SETTINGS, "optimizer": optimizer, "accumulation": parts}
     assert run(Recorder(tmp_path, "two", **settings)) == [0, 0]
     two, _ = outcomes(tmp_path, "two")
@@ -154,7 +154,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(last, whole, tmp_path):
             assert torch.equal(tensor, expected["state"][name]), name
 
 
-def test_the_others_say_that_one_was_lost_and_what_is_left(tmp_path):
+def test_the_others_say_that_one_was_lost_and_name_the_checkpoint(tmp_path):
     lost = Recorder(tmp_path, "lost", happens=signal.SIGKILL, last=3, victims=(1,))
     assert run(lost)[1] == -signal.SIGKILL
     (outcome,) = outcomes(tmp_path, "lost", ranks=(0,))
@@ -198,12 +198,12 @@ class TestFit:
         with pytest.raises(ValueError, match=r"multiple of 6, for 3 processes .* 2 parts each"):
             Trainer(network(), few_digits(), config(accumulation=4))
 
-    def test_batch_norm_of_all_processes_needs_gpus(self):
+    def test_synchronised_batch_norm_needs_gpus(self):
         with pytest.raises(ValueError, match="sync_batch_norm needs GPUs"):
             Trainer(network(), few_digits(), config(batch_size=30, sync_batch_norm=True))
 
 
-def test_batch_norm_of_all_processes_is_that_of_one_where_there_is_one():
+def test_synchronised_batch_norm_of_one_process_is_plain_batch_norm():
     model, expected = network(backward="reversible"), network(backward="reversible")
     train(model, few_digits(), config(sync_batch_norm=True))
     train(expected, few_digits(), config())
@@ -212,7 +212,7 @@ def test_batch_norm_of_all_processes_is_that_of_one_where_there_is_one():
 
 
 class TestJoining:
-    def test_without_torchrun_it_says_how(self, monkeypatch):
+    def test_without_torchrun_the_error_says_how_to_start_it(self, monkeypatch):
         for name in environment(0, 1, 0):
             monkeypatch.delenv(name, raising=False)
         with (
@@ -257,7 +257,7 @@ class TestShares:
         seen = torch.cat([shard.images for shard in shards])
         assert torch.equal(seen.unique(dim=0), images.images.unique(dim=0))
 
-    def test_of_a_batch_they_are_its_parts_as_one_process_sees_them(self):
+    def test_shares_of_a_batch_are_the_parts_that_one_process_sees(self):
         images = few_digits().train
         augmentation = Augmentation(padding=1, flip="alternating", cutout=3)
         batches = [

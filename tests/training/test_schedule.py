@@ -39,7 +39,7 @@ def test_onecycle_rises_linearly_to_the_peak_and_falls_linearly_to_nothing():
             expected = 0.016 + (0.4 - 0.016) * step / peak
         else:
             expected = 0.4 * (100 - step) / (100 - peak)
-        assert rate == pytest.approx(expected, abs=2e-6)  # nothing is 1.6e-6
+        assert rate == pytest.approx(expected, abs=2e-6)  # the last rate is 1.6e-6
     assert max(rates) == pytest.approx(0.4, rel=0.01)
     assert rates[-1] < 0.4 / 70
 

@@ -24,7 +24,7 @@ def fit(model, data, settings, **options):
 
 
 class TestTraining:
-    def test_it_learns_what_there_is_to_learn(self, digits):
+    def test_training_reduces_the_loss_and_raises_the_accuracy(self, digits):
         model = network()
         history = train(model, digits, config(epochs=12))
         assert [row["epoch"] for row in history] == list(range(1, 13))
@@ -73,7 +73,7 @@ class TestTraining:
         assert math.isnan(row["validation_accuracy"])
         assert math.isnan(row["validation_loss"])
 
-    def test_an_epochs_row_is_given_when_it_ends_and_says_itself_in_one_line(self, digits):
+    def test_a_row_is_passed_on_after_each_epoch_and_described_in_one_line(self, digits):
         rows = []
         history = train(network(), digits, config(), on_epoch=rows.append)
         assert rows == history
@@ -111,7 +111,7 @@ class TestTraining:
         overrides = {"dropout": settings.pop("dropout", 0.0), "backward": backward}
 
         def trained(seed, noise):
-            torch.manual_seed(noise)  # the global generator is not asked
+            torch.manual_seed(noise)  # the global generator must not matter
             model = network(**overrides)
             history = train(model, digits, config(**settings), seed=seed)
             return model, history
@@ -159,7 +159,7 @@ class TestTraining:
         train(second, dataclasses.replace(data, test=other), config())
         assert_same_bits(first, second)
 
-    def test_compile_is_asked_for_the_steps_and_changes_no_names(self, digits, monkeypatch):
+    def test_compiled_training_compiles_the_model_and_keeps_names(self, digits, monkeypatch):
         compiled = []
 
         def compile_(model):
@@ -251,7 +251,7 @@ class TestTraining:
 
 
 class Exploding(nn.Module):
-    """Linear logits; from a step on, NaN comes out, or goes into the gradients alone."""
+    """Linear logits; in one step, they are NaN, or only their gradients are."""
 
     def __init__(self, step, where):
         super().__init__()
@@ -280,7 +280,7 @@ class TestNonFiniteLoss:
         with pytest.raises(NonFiniteLossError, match=re.escape(message)):
             fit(Exploding(7, "loss"), digits, settings, checkpoint=path)
 
-        # The checkpoint is that of the first epoch, and a run that goes on from it is a good one.
+        # The last good checkpoint is in the second epoch, and a run resumed from it succeeds.
         def well_behaved():
             torch.manual_seed(0)
             return Exploding(1000, "loss")
