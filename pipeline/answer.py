@@ -1,4 +1,4 @@
-"""The short answer of the reproduction: one sentence, a scorecard, and what was tested on what.
+"""The short answer of the reproduction: verdicts counted, a scorecard, and what was tested on what.
 
 ``README.md`` and the book's first page show it; everything in it is read from
 ``results/<experiment>/``. An experiment counts once one of its claims has been tested.
@@ -28,7 +28,7 @@ __all__ = [
     "from_paper",
     "load_experiments",
     "read_results",
-    "sentence",
+    "short_answer",
     "tested_on",
     "title",
 ]
@@ -102,10 +102,14 @@ class Experiment:
         verdicts = {row["id"]: row["verdict"] for row in self.rows}
         return verdicts.get(claim_id, "not tested here")
 
-    def counts(self) -> dict[str, int]:
-        """The number of the paper's claims with each verdict, without those of benchmarks."""
+    def judged(self) -> dict[str, str]:
+        """Verdicts on the paper's claims by id, without those that benchmarks decide."""
         rows = [row for row in self.rows if from_paper(row) and not by_benchmark(row)]
-        verdicts = [row["verdict"] for row in rows]
+        return {row["id"]: row["verdict"] for row in rows}
+
+    def counts(self) -> dict[str, int]:
+        """The number of claims in :meth:`judged` with each verdict."""
+        verdicts = list(self.judged().values())
         return {verdict: verdicts.count(verdict) for verdict in SYMBOLS}
 
 
@@ -159,36 +163,36 @@ def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
         condition = min(row["conditions"], key=lambda c: _PRIORITY.get(c["state"], len(_PRIORITY)))
         parts.append(
             f"**{row['verdict']}** on {one.title}: {_escape(condition['what'])} "
-            f"{show_metric(condition)}, rule: {show_bound(condition)}"
+            f"{show_metric(condition)} (rule: {show_bound(condition)})"
         )
     return f"{claim_id} is {'; '.join(parts)}." if parts else ""
 
 
-def sentence(experiments: Iterable[Experiment]) -> str:
+def short_answer(experiments: Iterable[Experiment]) -> str:
     """The number of claims with each verdict, by experiment, with the cost of its training."""
     experiments = list(experiments)
-    parts: list[str] = []
-    claims = 0
-    for experiment in experiments:
-        counts = {verdict: count for verdict, count in experiment.counts().items() if count}
-        claims = max(claims, sum(counts.values()))
-        budget = f" ({experiment.budget})" if experiment.budget.networks else ""
-        where = f"on {experiment.title}{budget}"
-        ours = "" if parts else " with our measurements"
-        said = [
-            f"{count} {f'{_be(count)} consistent{ours}' if verdict == 'consistent' else verdict}"
-            for verdict, count in counts.items()
-        ]
-        listed = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]])) if said else "none"
-        parts.append(f"{where} {listed}")
-    if not parts:
+    if not experiments:
         return "No experiment has been run yet."
-    once = [
-        f" {claim_id}, measured by a benchmark and not by an experiment, is {row['verdict']}."
+    verdicts = [item for one in experiments for item in one.judged().items()]
+    tested = {claim_id for claim_id, verdict in verdicts if verdict != "not tested here"}
+    sentences = [f"We tested {len(tested)} claim{'s' * (len(tested) != 1)} of the paper."]
+    for one in experiments:
+        budget = f" ({one.budget})" if one.budget.networks else ""
+        names = {"not tested here": "not tested"}
+        if one is experiments[0]:
+            names["consistent"] = "consistent with our measurements"
+        counts = (
+            f"{count} {names.get(verdict, verdict)}"
+            for verdict, count in one.counts().items()
+            if count
+        )
+        sentences.append(f"On {one.title}{budget}: {', '.join(counts) or 'none'}.")
+    sentences += [
+        f"A benchmark, not an experiment, decides {claim_id}: {row['verdict']}."
         for claim_id, row in claims_of(experiments).items()
         if from_paper(row) and by_benchmark(row)
     ]
-    return f"Of {claims} claims of the paper, {'; '.join(parts)}.{''.join(once)}"
+    return " ".join(sentences)
 
 
 def tested_on(experiments: Sequence[Experiment]) -> str:
@@ -198,11 +202,11 @@ def tested_on(experiments: Sequence[Experiment]) -> str:
         images = f", {one.budget.test_images:,} test images" if one.budget.test_images else ""
         machines = f", trained on {', '.join(one.budget.machines)}" if one.budget.machines else ""
         budget = f": {one.budget}" if one.budget.networks else ""
-        parts.append(f"{one.title} (`{one.name}`){budget}{images}{machines}.")
+        parts.append(f"`{one.name}` ({one.title}){budget}{images}{machines}.")
     if experiments and _DATA_TITLES["ilsvrc2012"] not in {one.title for one in experiments}:
         parts.append(
-            f"Nothing was tested on the thousand classes of {_DATA_TITLES['ilsvrc2012']}, where "
-            "the paper's evidence comes from."
+            f"Nothing was tested on {_DATA_TITLES['ilsvrc2012']} with its thousand classes, the "
+            "source of the paper's evidence."
         )
     return " ".join(parts)
 
@@ -226,10 +230,6 @@ def by_benchmark(row: dict[str, Any]) -> bool:
 
 def _escape(text: str) -> str:
     return re.sub(r"([<*_`$])", r"\\\1", text)
-
-
-def _be(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def duration(seconds: float) -> str:

@@ -229,15 +229,15 @@ def test_the_answer_and_the_scorecard(folder: Path) -> None:
     assert warnings == ""
     text = re.sub("<[^>]*>", "", page)
     assert (
-        "Finding. C1 is inconclusive on toy: largest &lt;error&gt; 1, rule: at most "
-        r"\(5 \times 10^{-6}\)."
+        "Finding. C1 is inconclusive on toy: largest &lt;error&gt; 1 (rule: at most "
+        r"\(5 \times 10^{-6}\))."
     ) in text
-    assert "Of 1 claims of the paper, on toy 1 inconclusive." in text
+    assert "We tested 1 claim of the paper. On toy: 1 inconclusive." in text
     assert "_images/gallery.png" in page
     assert "The input is recovered" in text
     # The heading of the column is in its cells, too, for pages too narrow for columns.
     assert re.search(r"The input is recovered\s+toy: . inconclusive", text)
-    assert "toy (toy). Nothing was tested on the thousand classes of ILSVRC-2012" in text
+    assert "toy (toy). Nothing was tested on ILSVRC-2012 with its thousand classes" in text
 
 
 def test_a_figure_unfolds_how_it_was_made(folder: Path) -> None:

@@ -41,7 +41,7 @@ TABLE = r"""## Experiment `toy`
 | | Claim | Paper | Here | n | Verdict |
 |---|---|---|---|---|---|
 | [C1](toy/inversion) | The input is recovered: always. | about 5e-6 | error, injective: \
-$1.50\ (1.00 \text{ to } 2.00) \times 10^{-6}$; rule: at most $5 \times 10^{-6}$ | 540 | \
+$1.50\ (1.00 \text{ to } 2.00) \times 10^{-6}$ (rule: at most $5 \times 10^{-6}$) | 540 | \
 consistent |
 
 Measured on 2 x A Processor (Python 3.11.0, PyTorch 2.15.0).""".replace("\\\n", "")
@@ -115,7 +115,7 @@ def train(root, experiment, epochs=8, seconds=3600.0):
     (folder / "metrics.json").write_text(json.dumps({"test_images": 1000}))
 
 
-def test_the_answer_is_one_sentence_with_the_longest_training_first(tmp_path, write):
+def test_the_answer_counts_verdicts_with_the_longest_training_first(tmp_path, write):
     ours = ROW | {"id": "C1b", "claim": "Not in the paper: another."}
     timed = ROW | {"id": "C10", "conditions": [CONDITION | {"metric": "benchmarks.a.b.c"}]}
     write([ROW, ours, UNTESTED | {"id": "C3"}, timed], experiment="toy")
@@ -124,9 +124,9 @@ def test_the_answer_is_one_sentence_with_the_longest_training_first(tmp_path, wr
     (tmp_path / "params.yaml").write_text("toy: {data: {name: cifar10}}\n")
     train(tmp_path, "toy", seconds=7200)
     assert render_answer(tmp_path) == (
-        "**Of 2 claims of the paper, on CIFAR-10 (1 network of 8 epochs, 2.0 hours of training) 1 "
-        "is consistent with our measurements and 1 not tested here; on small 1 inconclusive. C10, "
-        "measured by a benchmark and not by an experiment, is consistent.**"
+        "**We tested 1 claim of the paper. On CIFAR-10 (1 network of 8 epochs, 2.0 hours of "
+        "training): 1 consistent with our measurements, 1 not tested. On small: 1 inconclusive. A "
+        "benchmark, not an experiment, decides C10: consistent.**"
     )
     (tmp_path / "results/toy/inversion/gallery.png").touch()
     assert "](results/toy/inversion/gallery.png)" in render_answer(tmp_path)
@@ -144,9 +144,9 @@ def test_the_scorecard_has_a_badge_for_each_experiment(tmp_path, write):
         "[\N{CHECK MARK} consistent](results/toy/inversion/inversion.ipynb) |",
         "| C3 | The input is recovered | \N{EN DASH} not tested | \N{EN DASH} not tested |",
         "",
-        "other (`other`): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, trained "
-        "on 2 x A Processor. toy (`toy`). Nothing was tested on the thousand classes of "
-        "ILSVRC-2012, where the paper's evidence comes from.",
+        "`other` (other): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, trained "
+        "on 2 x A Processor. `toy` (toy). Nothing was tested on ILSVRC-2012 with its thousand "
+        "classes, the source of the paper's evidence.",
     ]
 
 
@@ -156,7 +156,7 @@ def test_main_writes_between_the_markers_once(tmp_path, write, capsys):
     assert "python -m pipeline.readme" in capsys.readouterr().err
     assert main([], tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"before\n{START}\n**Of 1 claims of the paper, on toy 1 is consistent")
+    assert text.startswith(f"before\n{START}\n**We tested 1 claim of the paper. On toy: 1 ")
     assert text.endswith("<!-- scorecard:end -->\nafter\n")
     assert "old" not in text
     assert TABLE in (tmp_path / "results/README.md").read_text()

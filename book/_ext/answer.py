@@ -1,9 +1,9 @@
-"""The first page: the answer in a sentence, the pictures, and the scorecard.
+"""The first page: the short answer, the pictures, and the scorecard.
 
-``{answer}`` is the sentence, ``{reconstructions}`` the gallery of the experiment with the longest
-training, ``{scorecard}`` a row for each claim with a badge for each experiment, ``{tested-on}`` the
-images, networks and hardware of each experiment. :mod:`pipeline.answer` derives all of them from
-the results.
+``{answer}`` counts the verdicts, ``{reconstructions}`` shows the gallery of the experiment with the
+longest training, ``{scorecard}`` has a row for each claim with a badge for each experiment, and
+``{tested-on}`` lists the images, networks and hardware of each experiment. :mod:`pipeline.answer`
+derives all of them from the results.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.answer import (
     claims_of,
     clause,
     load_experiments,
-    sentence,
+    short_answer,
     tested_on,
 )
 from results_directives import NO_RESULTS, ResultsDirective, badge, claim_page, root, table
@@ -42,7 +42,7 @@ class Answer(AnswerDirective):
 
     def run(self) -> list[nodes.Node]:
         """A highlighted paragraph."""
-        paragraph = nodes.paragraph("", "", *self.text(sentence(self.experiments)))
+        paragraph = nodes.paragraph("", "", *self.text(short_answer(self.experiments)))
         return [nodes.container("", paragraph, classes=["answer"])]
 
 
@@ -55,22 +55,22 @@ class TestedOn(AnswerDirective):
 
 
 class Reconstructions(AnswerDirective):
-    """``{reconstructions}``: test images and what the inverses return for them."""
+    """``{reconstructions}``: test images and their reconstructions."""
 
     def run(self) -> list[nodes.Node]:
         """The figure; nothing if no experiment has one."""
         for one in self.experiments:
             picture = f"results/{one.name}/inversion/gallery.png"
             if (root(self.env.srcdir) / picture).is_file():
-                alt = f"Test images ({one.title}), and below them what the inverses return"
+                alt = f"Test images ({one.title}) and, below them, their reconstructions"
                 figure = nodes.figure("", nodes.image(uri=picture, alt=alt), classes=["hero"])
                 figure += nodes.caption(
                     "",
                     "",
                     *self.text(
-                        f"First row: test images ({one.title}). Below: what the inverses of "
-                        "trained networks return from the last representation. [How exact they "
-                        "are](inversion.md) has its own page."
+                        f"First row: test images ({one.title}). Other rows: their reconstructions "
+                        "by the inverses of trained networks. [The page on "
+                        "inversion](inversion.md) says how exact they are."
                     ),
                 )
                 self.set_source_info(figure)
