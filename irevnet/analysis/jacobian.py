@@ -312,11 +312,11 @@ def summary(
             and whose smallest is no larger.
 
     Returns:
-        Estimates over images: ``condition_number`` (median); ``energy_share``, the share of the
+        Estimates over images are ``condition_number`` (median); ``energy_share``, the share of the
         directions that carries ``share`` of the energy (with the interval of
         :func:`~irevnet.analysis.statistics.mean_of_shares`, which stays in [0, 1] and is the range
-        for fewer than five images); ``effective_rank`` and ``rank``. Numbers: ``full_rank_share``,
-        the share of images with full rank, and ``dimensions``. Also
+        for fewer than five images); ``effective_rank`` and ``rank``. Plain numbers are
+        ``full_rank_share``, the share of images with full rank, and ``dimensions``. Also
         ``largest_absolute_log_determinant`` if the logarithm must be zero, or ``log_determinant``
         if it need not be and no direction is lost.
     """

@@ -81,7 +81,7 @@ def through_training(
             to train.
 
     Returns:
-        Mean relative errors after each epoch: ``restored`` with known channels restored,
+        Mean relative errors after each epoch, ``restored`` with known channels restored and
         ``ignored`` with :func:`~irevnet.analysis.inversion.known_channels_ignored`.
     """
     errors: dict[str, list[float]] = {"restored": [], "ignored": []}

@@ -187,7 +187,7 @@ def by_depth(
         search_tolerance: see the same function.
 
     Returns:
-        One value per depth for each name: ``svm`` and ``knn`` are test accuracies, ``penalty`` is
+        One value per depth for each name. ``svm`` and ``knn`` are test accuracies, ``penalty`` is
         the chosen one, ``within`` and ``between`` are mean distances of test images, and
         ``contraction`` is their ratio.
     """
