@@ -5,6 +5,7 @@ Neither a kill nor a full disk loses it: the previous state stays until the new 
 written, synced and read back.
 """
 
+import ast
 import contextlib
 import fcntl
 import hashlib
@@ -163,12 +164,28 @@ class Checkpoint:
 
 
 def code_digest() -> str:
-    """A fingerprint of the package's sources without its analyses, 16 hexadecimal digits."""
+    """A fingerprint of what the package computes, without its analyses, 16 hexadecimal digits.
+
+    Comments, docstrings and formatting do not count: an interrupted run can be resumed after they
+    change. Versions of Python write syntax trees differently, so each minor version has its own
+    fingerprint.
+    """
     root = Path(__file__).resolve().parent.parent
     content = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
         if not name.startswith("analysis/"):
-            content.update(f"{name}\n".encode())
-            content.update(path.read_bytes())
+            content.update(f"{name}\n{_syntax(path.read_bytes())}\n".encode())
     return content.hexdigest()[:16]
+
+
+def _syntax(source: bytes) -> str:
+    """The syntax tree of a module without its docstrings, which are strings that nothing uses."""
+    tree = _WithoutDocstrings().visit(ast.parse(source))
+    return ast.dump(tree)
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node

@@ -221,17 +221,61 @@ class TestResuming:
             Trainer(network(), digits, config(), checkpoint=path)
 
 
-def test_the_code_digest_is_that_of_the_sources_without_the_analyses(tmp_path, monkeypatch):
-    for name in ("training/checkpoint.py", "network/model.py", "analysis/statistics.py"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("a = 1")
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training/checkpoint.py"))
-    before = code_digest()
-    assert re.fullmatch("[0-9a-f]{16}", before)
-    (tmp_path / "analysis/statistics.py").write_text("a = 2")
-    assert code_digest() == before
-    (tmp_path / "network/model.py").write_text("a = 2")
-    assert code_digest() != before
+SOURCE = """
+class Network:
+    def forward(self, x):
+        if x > 1:
+            return 2 * x
+        return self.scale
+"""
+SAME = '''"""A module."""
+# A comment.
+
+
+class Network:
+    """A network."""
+
+    def forward(self, x):
+        """Doubles large values."""
+        if (x > 1):  # large
+            return (
+                2 * x
+            )
+        return self.scale
+    """A string that nothing uses."""
+'''
+
+
+class TestCodeDigest:
+    @pytest.fixture
+    def package(self, tmp_path, monkeypatch):
+        for name in ("training/checkpoint.py", "network/model.py", "analysis/statistics.py"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / name).write_text(SOURCE)
+        monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training/checkpoint.py"))
+        return tmp_path
+
+    def test_analyses_comments_docstrings_and_format_do_not_count(self, package):
+        before = code_digest()
+        assert re.fullmatch("[0-9a-f]{16}", before)
+        (package / "analysis/statistics.py").write_text("a = 2")
+        (package / "network/model.py").write_text(SAME)
+        assert code_digest() == before
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("2 * x", "3 * x"), ("2 * x", "2 * 1.0 * x"), ("2 * x", "2 + x"), ("> 1", ">= 1"),
+         ("scale", "bias"), ("self.scale", "'a string'")],
+    )  # fmt: skip
+    def test_every_other_change_counts(self, package, old, new):
+        before = code_digest()
+        (package / "network/model.py").write_text(SOURCE.replace(old, new))
+        assert code_digest() != before
+
+    def test_names_of_modules_count(self, package):
+        before = code_digest()
+        (package / "network/model.py").rename(package / "network/other.py")
+        assert code_digest() != before
 
 
 PROGRAM = """
