@@ -7,10 +7,19 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.files import read_json
-from pipeline.params import ROOT, Params, ParamsError, Word, load_params, read_yaml
+from pipeline.params import (
+    ROOT,
+    Bounds,
+    Params,
+    ParamsError,
+    invalid,
+    load_bounds,
+    load_params,
+    read_yaml,
+)
 from pipeline.questions import QUESTIONS, Section, Unit
 
-__all__ = ["Claim", "Condition", "bound", "judge", "judge_claims", "load_claims", "verdict"]
+__all__ = ["Claim", "Condition", "judge", "judge_claims", "load_claims", "verdict"]
 
 Bound = float | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -79,7 +88,7 @@ class Claim(Section):
 
 
 class _Claims(Section):
-    bounds: dict[Word, Finite]
+    bounds: Bounds
     claims: Annotated[
         dict[Annotated[str, Field(pattern="^C[1-9][0-9]*[a-z]?$")], Claim], Field(min_length=1)
     ]
@@ -109,18 +118,11 @@ def load_claims(
         ParamsError: if the file is not valid or names an unknown bound, or if the bounds of a
             condition contradict each other; the message names the place.
     """
-    section = (params or load_params()).section(experiment)
     try:
         content = _Claims.model_validate(read_yaml(path))
     except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ParamsError("\n".join([f"{path.name} is not valid:", *problems])) from error
-    if unknown := sorted(set(section.bounds) - set(content.bounds)):
-        raise ParamsError(
-            f"params.yaml is not valid:\n  {experiment}.bounds: {path.name} has no bound "
-            f"{', '.join(unknown)}; available: {', '.join(sorted(content.bounds))}"
-        )
-    bounds = {**content.bounds, **section.bounds}
+        raise invalid(path, error) from error
+    bounds = load_bounds(experiment, params, path)
     for claim_id, claim in content.claims.items():
         for condition in claim.conditions:
             where = f"{path.name} is not valid:\n  claims.{claim_id}, {condition.metric}"
@@ -130,14 +132,6 @@ def load_claims(
             if low is not None and high is not None and low > high:
                 raise ParamsError(f"{where}: at_least {low} is more than at_most {high}")
     return content.claims
-
-
-def bound(experiment: str, name: str) -> float:
-    """The value of a named bound for an experiment: its own, else that of ``claims.yaml``."""
-    params = load_params()
-    load_claims(experiment, params)  # checks the file
-    own = params.section(experiment).bounds
-    return own.get(name, read_yaml(ROOT / "claims.yaml")["bounds"][name])
 
 
 def _number(value: Bound | None, bounds: dict[str, float], where: str) -> float | None:

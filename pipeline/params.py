@@ -29,11 +29,13 @@ from pipeline.questions import QUESTIONS, WORD, Section, UpTo, different
 
 __all__ = [
     "ROOT",
+    "Bounds",
     "Experiment",
     "Params",
     "ParamsError",
-    "Word",
     "check_models",
+    "invalid",
+    "load_bounds",
     "load_params",
     "read_yaml",
 ]
@@ -95,7 +97,7 @@ def _check_at_most(name: str, value: int, things: str, numbers: dict[str, int]) 
 Word = Annotated[str, AfterValidator(_plain_word)]
 # The arguments of irevnet.training.TrainingConfig, which checks them.
 Training = Annotated[dict[str, Any], AfterValidator(_recipe)]
-ClaimBound = Annotated[float, Field(allow_inf_nan=False)]
+Bounds = dict[Word, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 class Data(Section):
@@ -165,7 +167,7 @@ class _Experiment(Section):
     data: Data
     models: Annotated[dict[Word, Model], Field(min_length=1)]
     training: Training | None = None
-    bounds: dict[Word, ClaimBound] = Field(default_factory=dict)
+    bounds: Bounds = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _networks_are_trained_or_released(self) -> Self:
@@ -371,6 +373,14 @@ class Params(BaseModel):
         return self.sections[name]
 
 
+class _Bounds(BaseModel):
+    """The part of ``claims.yaml`` that notebooks read."""
+
+    model_config = ConfigDict(strict=True)
+
+    bounds: Bounds
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a repeated key is an error, instead of a silent choice of the last."""
 
@@ -402,6 +412,18 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401
         raise ParamsError(f"{path.name} cannot be read: {reason}") from error
 
 
+def invalid(path: Path, error: ValidationError) -> ParamsError:
+    """An error with one line per problem of a file.
+
+    Each line names the path in the file, what was found there and what is allowed.
+    """
+    problems = [
+        f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (found {e['input']!r:.80})"
+        for e in error.errors()
+    ]
+    return ParamsError("\n".join([f"{path.name} is not valid:", *problems]))
+
+
 def load_params(path: Path = ROOT / "params.yaml") -> Params:
     """Reads and checks the file.
 
@@ -420,15 +442,38 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
                 raise ValueError(f"must not be {name!r}: results/{name} is reserved")
         return Params.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (found {e['input']!r:.80})"
-            for e in error.errors()
-        ]
-        raise ParamsError("\n".join([f"{path.name} is not valid:", *problems])) from error
+        raise invalid(path, error) from error
     except ValueError as error:
         raise ParamsError(
             f"{path.name} is not valid:\n  the name of an experiment {error}"
         ) from error
+
+
+def load_bounds(
+    experiment: str, params: Params | None = None, path: Path = ROOT / "claims.yaml"
+) -> dict[str, float]:
+    """The bounds of rules by name: the experiment's own, else those of the file.
+
+    Args:
+        experiment: a section of ``params.yaml``.
+        params: the content of that file, if it was read already.
+        path: the file with the claims, whose other sections :mod:`pipeline.claims` checks.
+
+    Raises:
+        ParamsError: if the bounds of the file are not valid, or if it lacks one of the
+            experiment's; the message names the place.
+    """
+    own = (params or load_params()).section(experiment).bounds
+    try:
+        bounds = _Bounds.model_validate(read_yaml(path)).bounds
+    except ValidationError as error:
+        raise invalid(path, error) from error
+    if unknown := sorted(set(own) - set(bounds)):
+        raise ParamsError(
+            f"params.yaml is not valid:\n  {experiment}.bounds: {path.name} has no bound "
+            f"{', '.join(unknown)}; available: {', '.join(sorted(bounds))}"
+        )
+    return {**bounds, **own}
 
 
 def check_models(params: Params) -> None:
@@ -476,15 +521,13 @@ def _check_model(family: str, model: Model, data: Data) -> None:
 
 
 def main() -> None:
-    """Checks ``params.yaml`` and ``claims.yaml``; exits with 1 and the problems, if any."""
-    from pipeline.claims import load_claims
-
+    """Checks ``params.yaml`` and its bounds; exits with 1 and the problems, if any."""
     try:
         params = load_params()
         check_models(params)
         for name in params.sections:
-            load_claims(name, params)
-    except ValueError as error:  # ParamsError exists twice if this file is the main program
+            load_bounds(name, params)
+    except ParamsError as error:
         sys.exit(str(error))
     print(f"params.yaml is valid; the default experiment is {params.default}")
 

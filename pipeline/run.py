@@ -20,10 +20,9 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from pipeline.claims import bound
 from pipeline.files import read_json
 from pipeline.malloc import KEEP_MEMORY
-from pipeline.params import ROOT, ParamsError, load_params
+from pipeline.params import ROOT, ParamsError, load_bounds, load_params
 from pipeline.provenance import FILE, describe_source, keep_committed, write_provenance
 from pipeline.questions import QUESTIONS
 
@@ -65,8 +64,11 @@ def notebook_parameters(
     own = getattr(section, question)
     if own is None:
         raise ParamsError(f"params.yaml has no section {experiment}.{question}")
-    bounds = {name: bound(experiment, which) for name, which in QUESTIONS[question].bounds.items()}
-    return given | own.model_dump() | bounds
+    given |= own.model_dump()
+    if needed := QUESTIONS[question].bounds:
+        bounds = load_bounds(experiment)
+        given |= {name: bounds[which] for name, which in needed.items()}
+    return given
 
 
 def notebook_environment(question: str, experiment: str) -> dict[str, str]:

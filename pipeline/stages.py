@@ -30,17 +30,20 @@ from pipeline.questions import QUESTIONS
 
 __all__ = ["RUNNER", "TRAINING_CODE", "main", "pipeline_file", "pipeline_text"]
 
-# The modules that run a notebook, and the modules of the pipeline that notebooks import.
-RUNNER = (
+# The modules that read params.yaml and results.
+_READER = (
     "pipeline/__init__.py",
-    "pipeline/claims.py",
-    "pipeline/figures.py",
     "pipeline/files.py",
+    "pipeline/params.py",
+    "pipeline/questions.py",
+)
+# The modules that run a notebook, and the modules of the pipeline that all notebooks import.
+RUNNER = (
+    *_READER,
+    "pipeline/figures.py",
     "pipeline/malloc.py",
     "pipeline/notebook.py",
-    "pipeline/params.py",
     "pipeline/provenance.py",
-    "pipeline/questions.py",
     "pipeline/run.py",
 )
 # The code behind a training run: the package without its analyses, the notebook and its runner.
@@ -172,7 +175,7 @@ def _stages(
         "weights": {
             "cmd": f"python -m pipeline.publish {to}",
             "params": [f"{experiment}.{name}" for name in ("models", "published", "seeds")],
-            "deps": ["irevnet", *RUNNER, "pipeline/publish.py", f"{results}/train"],
+            "deps": ["irevnet", *_READER, "pipeline/publish.py", f"{results}/train"],
             # The old weights stay until the new ones are complete.
             "outs": [{f"{results}/weights": {"cache": cached, "persist": True}}],
         },
@@ -188,6 +191,7 @@ def _stages(
             "claims.yaml",
             "notebooks/claims.ipynb",
             *RUNNER,
+            "pipeline/claims.py",
             *judged_by,
         ],
         "outs": [_uncached(f"{results}/claims")],

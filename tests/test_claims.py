@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from irevnet.analysis import dimensionality, jacobian, separation
-from pipeline.claims import Condition, bound, judge, judge_claims, load_claims, verdict
-from pipeline.params import ROOT, ParamsError, load_params
+from pipeline.claims import Condition, judge, judge_claims, load_claims, verdict
+from pipeline.params import ROOT, ParamsError, load_bounds, load_params
 from pipeline.questions import QUESTIONS
 
 
@@ -181,7 +181,7 @@ def test_an_experiment_can_override_only_known_bounds():
 
 def test_a_figure_and_its_rule_use_the_same_bound():
     rule = load_claims("cifar10_cpu")["C2"].conditions[0]
-    assert bound("cifar10_cpu", "accuracy_margin") == -rule.at_least == 0.005
+    assert load_bounds("cifar10_cpu")["accuracy_margin"] == -rule.at_least == 0.005
 
 
 def test_every_metric_that_a_rule_names_is_written_by_its_notebook():

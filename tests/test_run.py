@@ -7,8 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from pipeline import run as runner
-from pipeline.claims import bound
-from pipeline.params import ROOT, ParamsError, load_params
+from pipeline.params import ROOT, ParamsError, load_bounds, load_params
 from pipeline.questions import QUESTIONS
 from pipeline.run import NOTEBOOKS, make_deterministic, notebook_parameters
 
@@ -42,7 +41,7 @@ def test_default_parameters_are_valid_and_use_natural_images(question):
         bounds = {name: own.pop(name) for name in QUESTIONS[question].bounds}
         QUESTIONS[question].schema.model_validate(own)
         for name, which in QUESTIONS[question].bounds.items():
-            assert bounds[name] == bound("cifar10_cpu", which)
+            assert bounds[name] == load_bounds("cifar10_cpu")[which]
 
 
 def test_default_parameters_of_training_are_those_of_digits():
