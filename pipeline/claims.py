@@ -144,7 +144,7 @@ def _number(value: Bound | None, bounds: dict[str, float], where: str) -> float 
 
 
 def judge_claims(experiment: str) -> list[dict[str, Any]]:
-    """One row per claim: the paper's evidence, ours, the rule and the verdict.
+    """One row per claim: the paper's evidence, the conditions with our numbers, and the verdict.
 
     Conditions on networks that an experiment does not have are left out, unless a claim has no
     other conditions.
@@ -153,8 +153,8 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
         experiment: a section of ``params.yaml`` whose other results exist.
 
     Returns:
-        Rows with ``id``, ``claim``, ``paper``, ``ours``, ``n``, ``rule``, ``written``, ``note``,
-        ``verdict``, ``source`` and ``conditions``.
+        Rows with ``id``, ``claim``, ``paper``, ``n``, ``note``, ``verdict``, ``source`` and
+        ``conditions``, as :func:`judge` returns them.
     """
     results = ROOT / "results" / experiment
     rows = []
@@ -168,10 +168,7 @@ def judge_claims(experiment: str) -> list[dict[str, Any]]:
                 "id": claim_id,
                 "claim": claim.claim,
                 "paper": claim.paper,
-                "ours": "; ".join(f"{c['what']}: {c['measured']}" for c in conditions),
                 "n": max((c["n"] for c in conditions if c["n"] is not None), default=None),
-                "rule": "; ".join(f"{c['what']} {c['bound']}" for c in conditions),
-                "written": claim.written.isoformat(),
                 "note": claim.note,
                 "verdict": verdict([c["state"] for c in conditions]),
                 "source": sources,

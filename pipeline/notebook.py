@@ -46,7 +46,6 @@ __all__ = [
     "trained_model",
     "trained_models",
     "training_history",
-    "training_runs",
     "variants",
     "weights_dtype",
     "weights_metadata",
@@ -233,16 +232,6 @@ def weights_metadata(
         "seed": seed,
         "metrics": metrics,
     }
-
-
-def training_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every training run of an experiment: ``family``, ``model``, ``seed``, ``metrics``, ...
-
-    Raises:
-        FileNotFoundError: if the runs have not been gathered, see :mod:`pipeline.publish`.
-        ValueError: if the file is damaged; the message names it.
-    """
-    return read_json(ROOT / "results" / experiment / "weights" / "runs.json")
 
 
 def training_history(experiment: str, family: str) -> list[list[dict[str, float]]]:

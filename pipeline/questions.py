@@ -108,7 +108,6 @@ class Jacobian(Section):
     memory: PositiveInt
     window: NonNegativeInt = 0
     leading: NonNegativeInt = 0
-    trailing: NonNegativeInt = 0
 
 
 class Interpolation(Section):
@@ -225,7 +224,6 @@ class Question:
     Args:
         schema: of its section in ``params.yaml``.
         published: whether it loads the published network of a family.
-        runs: whether it loads the networks of all runs.
         families: of networks that the notebook names, and that an experiment must have.
         reads: other questions whose ``metrics.json`` it reads.
         curves: whether it reads the training curves, ``history.csv`` of all runs.
@@ -236,7 +234,6 @@ class Question:
 
     schema: type[Section]
     published: bool = False
-    runs: bool = False
     families: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     curves: bool = False
@@ -269,7 +266,6 @@ QUESTIONS = {
     "inversion": Question(
         Inversion,
         published=True,
-        runs=True,
         metrics={
             "{family}.plain.relative_error": "number",
             "{family}.plain.equal_as_uint8": "share",
@@ -281,7 +277,6 @@ QUESTIONS = {
     ),
     "accuracy": Question(
         Accuracy,
-        runs=True,
         curves=True,
         metrics={
             "families.{family}.accuracy": "share",
@@ -301,7 +296,6 @@ QUESTIONS = {
     "interpolation": Question(
         Interpolation,
         published=True,
-        runs=True,
         families=("irevnet_bijective",),
         metrics={
             "{family}.same_class.recognised_of_yardstick": "number",
@@ -310,7 +304,6 @@ QUESTIONS = {
     ),
     "separation": Question(
         Separation,
-        runs=True,
         families=("irevnet_bijective",),
         metrics={
             "{family}.svm_gain_rank_correlation": "number",
@@ -321,7 +314,6 @@ QUESTIONS = {
     ),
     "dimensionality": Question(
         Dimensionality,
-        runs=True,
         families=("irevnet_bijective",),
         metrics={
             "{family}.svm_per_class": "number",

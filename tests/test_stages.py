@@ -112,7 +112,6 @@ def test_a_notebook_reads_the_metrics_that_its_question_declares(name):
     source = notebook_source(name)
     assert set(calls(source, "read_metrics")) == set(QUESTIONS[name].reads)
     assert ("trained_model(" in source) == QUESTIONS[name].published
-    assert ("trained_models(" in source) == QUESTIONS[name].runs
     assert ("training_history(" in source) == QUESTIONS[name].curves
     assert "load_experiment_data(" in source
 
