@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_evaluation_mode",
+    "check_fraction_bits",
     "check_images",
     "check_in_shape",
     "check_interval",
@@ -35,6 +36,12 @@ def check_interval(name: str, value: float, interval: str) -> None:
         or not (value <= high if interval.endswith("]") else value < high)
     ):
         raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+
+
+def check_fraction_bits(value: int) -> None:
+    """Raises ``ValueError`` unless ``value`` is a number of binary digits that streams can have."""
+    if type(value) is not int or not 8 <= value <= 24:
+        raise ValueError(f"fraction_bits must be an integer from 8 to 24, got {value!r}")
 
 
 def choice(name: str, allowed: str) -> property:

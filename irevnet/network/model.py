@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from irevnet.checks import (
+    check_fraction_bits,
     check_images,
     check_in_shape,
     check_interval,
@@ -32,9 +33,8 @@ from irevnet.reversible.layers import (
     split,
 )
 from irevnet.reversible.snapshot import Snapshot
-from irevnet.reversible.stack import BACKWARDS, merged_reversible_stack
-from irevnet.reversible.stored import stored_fixed_point_stack
-from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
+from irevnet.reversible.stack import BACKWARDS, merged_stack
+from irevnet.reversible.streams import ARITHMETICS, FixedPointStreams, FloatStreams, Streams
 
 __all__ = ["IRevNet"]
 
@@ -91,7 +91,7 @@ class IRevNet(nn.Module):
     """
 
     backwards: tuple[str, ...] = BACKWARDS
-    arithmetics: tuple[str, ...] = ("float", "fixed")
+    arithmetics: tuple[str, ...] = ARITHMETICS
     backward = choice("backward", "backwards")
     streams = choice("streams", "arithmetics")
 
@@ -141,10 +141,7 @@ class IRevNet(nn.Module):
         check_interval("dropout", dropout, "[0, 1)")
         self.backward = backward
         self.streams = streams
-        if type(fraction_bits) is not int or not 8 <= fraction_bits <= 24:
-            raise ValueError(
-                f"fraction_bits must be an integer from 8 to 24, got {fraction_bits!r}"
-            )
+        check_fraction_bits(fraction_bits)
         bottleneck_channels = _bottleneck_channels(
             bottleneck_channels, bottleneck_ratio, half_channels
         )
@@ -356,24 +353,19 @@ class IRevNet(nn.Module):
     def _represent(self, x: Tensor) -> Tensor:
         """The final representation in floating point, with gradients."""
         x_tilde, x = self._enter(x)
-        if self.backward != "stored":
-            # A state with known channels is recovered inexactly in floating point: the blocks that
-            # read it are recomputed from the image instead.
-            recomputed = max(0, len(self.known) - 1) if self.streams == "float" else 0
-            return merged_reversible_stack(
-                self.blocks,
-                x_tilde,
-                x,
-                streams=self._streams(),
-                recomputed=recomputed,
-                zero_channels=0 if self.zero_channels.before else self.zero_channels.channels,
-                chunks=self.blocks_per_stage,
-                keep_narrow=self.backward == "balanced",
-            )
-        streams = self._streams()
-        if isinstance(streams, FixedPointStreams):
-            return merge(*stored_fixed_point_stack(self.blocks, x_tilde, x, streams))
-        return merge(*couple(self.blocks, x_tilde, x))
+        # A state with known channels is recovered inexactly in floating point: the blocks that read
+        # it are recomputed from the image instead.
+        recomputed = max(0, len(self.known) - 1) if self.streams == "float" else 0
+        return merged_stack(
+            self.blocks,
+            x_tilde,
+            x,
+            backward=self.backward,
+            streams=self._streams(),
+            recomputed=recomputed,
+            zero_channels=0 if self.zero_channels.before else self.zero_channels.channels,
+            chunks=self.blocks_per_stage,
+        )
 
     def _streams(self) -> Streams:
         if self.streams == "float":

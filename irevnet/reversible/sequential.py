@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from irevnet.checks import check_fraction_bits, choice
 from irevnet.reversible.coupling import CouplingBlock, couple
 from irevnet.reversible.inversion import check_checksum, inverse_states, is_traced
-from irevnet.reversible.stack import BACKWARDS, merged_reversible_stack
-from irevnet.reversible.stored import stored_fixed_point_stack
-from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
+from irevnet.reversible.stack import BACKWARDS, merged_stack
+from irevnet.reversible.streams import ARITHMETICS, FixedPointStreams, FloatStreams, Streams
 
 __all__ = ["ReversibleSequential"]
 
@@ -60,6 +60,11 @@ class ReversibleSequential(nn.Module):
         True
     """
 
+    backwards = BACKWARDS
+    arithmetics = ARITHMETICS
+    backward = choice("backward", "backwards")
+    streams = choice("streams", "arithmetics")
+
     def __init__(
         self,
         *functions: nn.Module | tuple[nn.Module, nn.Module],
@@ -71,14 +76,7 @@ class ReversibleSequential(nn.Module):
         super().__init__()
         if type(dim) is not int:
             raise ValueError(f"dim must be an integer, got {dim!r}")
-        if backward not in BACKWARDS:
-            raise ValueError(f"backward must be one of {BACKWARDS}, got {backward!r}")
-        if streams not in ("float", "fixed"):
-            raise ValueError(f'streams must be "float" or "fixed", got {streams!r}')
-        if type(fraction_bits) is not int or not 8 <= fraction_bits <= 24:
-            raise ValueError(
-                f"fraction_bits must be an integer from 8 to 24, got {fraction_bits!r}"
-            )
+        check_fraction_bits(fraction_bits)
         self.dim = dim
         self.backward = backward
         self.streams = streams
@@ -111,23 +109,14 @@ class ReversibleSequential(nn.Module):
                 changes the shape of a half, or if fixed-point streams overflow.
             RuntimeError: see :func:`irevnet.reversible.stack.reversible_stack`.
         """
-        streams = self._streams()
-        halves = self._split(x)
-        if self.backward != "stored":
-            chunks = [_CHUNK] * (len(self.blocks) // _CHUNK)
-            return merged_reversible_stack(
-                self.blocks,
-                *halves,
-                dim=self.dim,
-                streams=streams,
-                chunks=chunks,
-                keep_narrow=self.backward == "balanced",
-            )
-        if isinstance(streams, FixedPointStreams):
-            halves = stored_fixed_point_stack(self.blocks, *halves, streams)
-        else:
-            halves = couple(self.blocks, *halves)
-        return torch.cat(halves, self.dim)
+        return merged_stack(
+            self.blocks,
+            *self._split(x),
+            backward=self.backward,
+            dim=self.dim,
+            streams=self._streams(),
+            chunks=[_CHUNK] * (len(self.blocks) // _CHUNK),
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         """Like :meth:`forward`; with fixed-point streams, int32 as :meth:`inverse` takes it."""

@@ -16,9 +16,10 @@ from irevnet.reversible.chunk import Chunk, ForwardPass, Outputs, ReversibleChun
 from irevnet.reversible.coupling import CouplingBlock, couple, is_plain
 from irevnet.reversible.narrow import is_layered
 from irevnet.reversible.randomness import Randomness
-from irevnet.reversible.streams import FloatStreams, Streams
+from irevnet.reversible.stored import stored_fixed_point_stack
+from irevnet.reversible.streams import FixedPointStreams, FloatStreams, Streams
 
-__all__ = ["BACKWARDS", "merged_reversible_stack", "reversible_stack"]
+__all__ = ["BACKWARDS", "merged_stack", "reversible_stack"]
 
 # What is kept to compute gradients: all activations, none, or the narrow ones inside F.
 BACKWARDS = ("stored", "reversible", "balanced")
@@ -86,45 +87,53 @@ def reversible_stack(
     return y_tilde, y
 
 
-def merged_reversible_stack(
+def merged_stack(
     blocks: Iterable[CouplingBlock],
     x_tilde: Tensor,
     x: Tensor,
     *,
+    backward: str,
     dim: int = 1,
     streams: Streams = _FLOAT,
     recomputed: int = 0,
     zero_channels: int = 0,
     chunks: Sequence[int] | None = None,
-    keep_narrow: bool = False,
 ) -> Tensor:
-    """Applies :func:`reversible_stack` and merges the halves along ``dim``.
+    """Applies blocks in turn with any of the :data:`BACKWARDS`, and merges the halves.
 
-    In floating point the result itself is kept for the backward pass; halves that are merged
-    afterwards would be in memory twice. The result must therefore not be changed in place; autograd
-    raises an error if it is.
+    If activations are not stored, the result of floating-point streams itself is kept for the
+    backward pass; halves that are merged afterwards would be in memory twice. The result must
+    therefore not be changed in place; autograd raises an error if it is.
 
     Args:
         blocks: coupling blocks, in forward order.
         x_tilde: first half, floating point.
         x: second half.
+        backward: one of :data:`BACKWARDS`.
         dim: dimension along which the halves are merged, that of channels.
-        streams: as for :func:`reversible_stack`, like all the following arguments.
+        streams: as for :func:`reversible_stack`, like all the following arguments, which do nothing
+            if activations are stored.
         recomputed: how many blocks are evaluated again from their input.
         zero_channels: how many channels of the input are zero and need not be kept.
         chunks: how many blocks get their gradients at a time.
-        keep_narrow: whether the narrow activations inside F are kept.
 
     Returns:
         Both halves after the last block, merged, floating point.
 
     Raises:
-        RuntimeError: as :func:`reversible_stack`.
-        ValueError: as :func:`reversible_stack`.
+        RuntimeError: as :func:`reversible_stack`; with stored activations only as
+            :func:`irevnet.reversible.stored.stored_fixed_point_stack`.
+        ValueError: in the same way.
     """
-    options = (streams, recomputed, zero_channels, chunks, keep_narrow)
-    (merged,) = _traceable(tuple(blocks), x_tilde, x, *options, merge_dim=dim)
-    return merged
+    if backward != "stored":
+        options = (streams, recomputed, zero_channels, chunks, backward == "balanced")
+        (merged,) = _traceable(tuple(blocks), x_tilde, x, *options, merge_dim=dim)
+        return merged
+    if isinstance(streams, FixedPointStreams):
+        halves = stored_fixed_point_stack(blocks, x_tilde, x, streams)
+    else:
+        halves = couple(blocks, x_tilde, x)
+    return torch.cat(halves, dim)
 
 
 def _traceable(blocks: tuple[CouplingBlock, ...], *inputs: Any, merge_dim: int | None) -> Outputs:  # noqa: ANN401

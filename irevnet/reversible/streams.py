@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FixedPointStreams", "FloatStreams", "Streams", "straight_through"]
+__all__ = ["ARITHMETICS", "FixedPointStreams", "FloatStreams", "Streams", "straight_through"]
+
+ARITHMETICS = ("float", "fixed")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import irevnet
 from irevnet.analysis.memory import saved_bytes
 from irevnet.reversible.coupling import CouplingBlock, couple
 from irevnet.reversible.narrow import evaluate_keeping
-from irevnet.reversible.stack import merged_reversible_stack, reversible_stack
+from irevnet.reversible.stack import merged_stack, reversible_stack
 from irevnet.reversible.streams import FixedPointStreams, FloatStreams
 from networks import BIJECTIVE, IREVNETS, SMALL, images, small_irevnet
 
@@ -169,7 +169,8 @@ def test_merged_halves_have_the_values_and_gradients_of_halves(streams, dim):
     blocks = [CouplingBlock(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).double() for _ in range(3)]
     halves = torch.rand(2, 2, 4, 4, dtype=torch.float64).requires_grad_()
     apart = reversible_stack(blocks, *halves, streams=streams, chunks=[2, 1])
-    merged = merged_reversible_stack(blocks, *halves, dim=dim, streams=streams, chunks=[2, 1])
+    options = {"backward": "reversible", "dim": dim, "streams": streams}
+    merged = merged_stack(blocks, *halves, **options, chunks=[2, 1])
     assert torch.equal(merged, torch.cat(apart, dim))
     inputs = [halves, *blocks[0].parameters()]
     weights = torch.rand_like(merged)
@@ -178,9 +179,7 @@ def test_merged_halves_have_the_values_and_gradients_of_halves(streams, dim):
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)
     with torch.no_grad():
-        assert torch.equal(
-            merged_reversible_stack(blocks, *halves, dim=dim, streams=streams), merged
-        )
+        assert torch.equal(merged_stack(blocks, *halves, **options), merged)
 
 
 class Constant(nn.Module):
