@@ -10,7 +10,7 @@ from torch.nn import functional
 import irevnet
 from benchmarks.settings import Save, Settings, built
 from benchmarks.steps import gradients, relative_difference, relu_signs, smooth
-from irevnet.runs import pretrained_path
+from irevnet.runs import find_run
 from irevnet.weights import read_tensors
 
 __all__ = ["gradient_agreement", "trained_network"]
@@ -51,7 +51,7 @@ def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) 
 
 def _overrides_of(name: str) -> dict[str, Any]:
     """The arguments with which the zoo's trained network of that name was built."""
-    return read_tensors(pretrained_path(name, "digits"))[1]["overrides"]
+    return read_tensors(find_run(name, "digits").path)[1]["overrides"]
 
 
 def _unchanged(model: torch.nn.Module) -> torch.nn.Module:

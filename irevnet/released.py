@@ -29,7 +29,12 @@ from irevnet.reversible.layers import OffsetFirst
 from irevnet.weights import load_weights
 from irevnet.zoo import create_model
 
-__all__ = ["IMAGENET_NORMALIZATION", "convert_released", "representation_permutation"]
+__all__ = [
+    "IMAGENET_NORMALIZATION",
+    "ReleasedIRevNet",
+    "convert_released",
+    "representation_permutation",
+]
 
 # From the released ILSVRC script, which took it from PyTorch's examples.
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

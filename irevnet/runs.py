@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TrainedRun", "find_run", "pretrained_path"]
+__all__ = ["TrainedRun", "find_run"]
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,6 @@ def find_run(
             f"there is no {run.path}"
         )
     return run
-
-
-def pretrained_path(
-    model: str, experiment: str, *, family: str | None = None, seed: int | None = None
-) -> Path:
-    """The file of weights that ``create_model(model, pretrained=experiment, ...)`` loads.
-
-    Raises:
-        ValueError: as :func:`find_run` does.
-    """
-    return find_run(model, experiment, family=family, seed=seed).path
 
 
 def _runs() -> list[TrainedRun]:

@@ -10,7 +10,7 @@ from irevnet.checks import check_positive
 from irevnet.network.baselines import ResNet, RevNet
 from irevnet.network.downsampling import ProjectedIRevNet, ShuffledRevNet
 from irevnet.network.model import IRevNet
-from irevnet.runs import pretrained_path
+from irevnet.runs import find_run
 from irevnet.weights import load_weights, read_tensors
 
 __all__ = ["create_model", "list_models", "model_arguments"]
@@ -229,7 +229,7 @@ def create_model(
             if value is not None:
                 raise ValueError(f"{choice} chooses trained weights: it needs pretrained")
         return network(**arguments)
-    path = pretrained_path(name, pretrained, family=family, seed=seed)
+    path = find_run(name, pretrained, family=family, seed=seed).path
     tensors, metadata = read_tensors(path)
     if "overrides" not in metadata:
         raise ValueError(f"{path} does not say how its network was built: not weights of the zoo")

@@ -187,7 +187,7 @@ class TestPretrained:
         trained = irevnet.create_model("irevnet_digits", **overrides).eval()
         path = listed(root / place)
         save_weights(trained, path, {"overrides": overrides})
-        assert runs.pretrained_path("irevnet_digits", "digits") == path
+        assert runs.find_run("irevnet_digits", "digits").path == path
         model = irevnet.create_model("irevnet_digits", pretrained="digits")
         assert not model.training
         assert len(model.blocks) == 4
@@ -198,7 +198,7 @@ class TestPretrained:
         installed = listed(root / "irevnet" / "pretrained" / "digits")
         for path in (weights, installed):
             save_weights(irevnet.create_model("irevnet_digits"), path, {"overrides": {}})
-        assert runs.pretrained_path("irevnet_digits", "digits") == installed
+        assert runs.find_run("irevnet_digits", "digits").path == installed
 
     def test_overrides_that_keep_the_weights(self, weights):
         save_weights(irevnet.create_model("irevnet_digits"), weights, {"overrides": {}})
@@ -230,9 +230,9 @@ class TestPretrained:
             irevnet.create_model("irevnet_digits", pretrained="digits", seed=4)
         for place in (weights, path):
             save_weights(irevnet.create_model("irevnet_digits"), place, {"overrides": {}})
-        assert runs.pretrained_path("irevnet_digits", "digits") == weights
-        assert runs.pretrained_path("irevnet_digits", "digits", seed=3) == weights
-        assert runs.pretrained_path("irevnet_digits", "digits", seed=4) == path
+        assert runs.find_run("irevnet_digits", "digits").path == weights
+        assert runs.find_run("irevnet_digits", "digits", seed=3).path == weights
+        assert runs.find_run("irevnet_digits", "digits", seed=4).path == path
         irevnet.create_model("irevnet_digits", pretrained="digits", seed=4)
         with pytest.raises(ValueError, match=r"seed must be one of \[3, 4\] for .*, got 5"):
             irevnet.create_model("irevnet_digits", pretrained="digits", seed=5)
