@@ -28,22 +28,6 @@ OLDEST = (3, 11)
 _KEPT = 2  # environments, of 6 GB each, so that a switch between two branches is free
 _STAMP = "made-by-make.json"
 
-# Prints the requirements of a lock that an environment lacks; run by that environment's Python.
-_MISSING = """
-import importlib.metadata, re, sys
-from pip._vendor.packaging.requirements import Requirement
-text = open(sys.argv[1], encoding="utf-8").read()
-for entry in re.split(r"\\n(?=[a-zA-Z0-9])", "\\n" + text)[1:]:
-    requirement = Requirement(entry.partition("--hash")[0].rstrip(" \\\\\\n"))
-    if requirement.marker is None or requirement.marker.evaluate():
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if version is None or version not in requirement.specifier:
-            print(requirement.name)
-"""
-
 
 class Refused(Exception):
     """The environment cannot be made; the message says why and what to do."""
@@ -67,7 +51,7 @@ def ensure(root: Path, python: str) -> Path:
     environment = _current(root)
     if environment is None or not _fits(root, environment):
         with _locked(root):
-            environment = _replace(root, python, _current(root))
+            environment = _replace(root, python)
     project = _hash(root / "pyproject.toml")
     if _stamp(environment).get("project") != project:
         with _locked(root):
@@ -86,69 +70,43 @@ def remove(root: Path) -> None:
     Raises:
         Refused: if ``.venv`` or ``.venvs`` was not made here.
     """
-    environment = _current(root)
+    _current(root)
     with _locked(root):
-        if (root / ".venv").is_symlink():
-            (root / ".venv").unlink()
-        elif environment is not None:
-            shutil.rmtree(environment)
+        (root / ".venv").unlink(missing_ok=True)
         shutil.rmtree(root / ".venvs")
 
 
 def _current(root: Path) -> Path | None:
-    """The environment at ``.venv``, or None if there is none."""
+    """The environment at ``.venv``, or None if there is none.
+
+    Raises:
+        Refused: if it was not made here.
+    """
     link = root / ".venv"
-    advice = "Move it away or rename it, then run make again."
-    if link.is_symlink():
-        target = Path(os.readlink(link))
-        if target.parent == Path(".venvs"):
-            return root / target
-        raise Refused(f"{link} is a link to {target}, not made by make. {advice}")
     if not os.path.lexists(link):
         return None
-    # Earlier versions of the Makefile made a folder with this stamp file.
-    if (link / "pyvenv.cfg").is_file() and (link / ".locked").is_file():
-        return link
-    raise Refused(f"{link} was not made by make, or an old version of it did not finish. {advice}")
+    if link.is_symlink() and (target := Path(os.readlink(link))).parent == Path(".venvs"):
+        return root / target
+    raise Refused(
+        f"{link} was not made by make, or by an old version of it. Move it away or rename it, then "
+        "run make again."
+    )
 
 
 def _fits(root: Path, environment: Path) -> bool:
     """Whether an environment is complete, was not moved, and matches the lock."""
-    stamp = _stamp(environment)
-    lock = _hash(root / "requirements.lock")
-    if stamp.get("path") == str(environment) and stamp.get("lock") == lock:
-        return True
-    old_kind = environment == root / ".venv" and stamp.get("path", str(environment))
-    if old_kind == str(environment) and not _missing(root, environment):
-        _write_stamp(environment, stamp | {"path": str(environment), "lock": lock})
-        return True
-    return False
+    stamp, lock = _stamp(environment), _hash(root / "requirements.lock")
+    return stamp.get("path") == str(environment) and stamp.get("lock") == lock
 
 
-def _missing(root: Path, environment: Path) -> bool:
-    """Whether an environment without a stamp of this lock was moved or lacks a requirement."""
-    if str(environment) not in (environment / "pyvenv.cfg").read_text(encoding="utf-8"):
-        return True
-    python, lock = environment / "bin" / "python", root / "requirements.lock"
-    command = [str(python), "-I", "-c", _MISSING, str(lock)]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return True
-    return answer.returncode != 0 or answer.stdout.strip() != ""
-
-
-def _replace(root: Path, python: str, old: Path | None) -> Path:
+def _replace(root: Path, python: str) -> Path:
     """Points ``.venv`` to the environment of the lock, which is built if it does not exist."""
     environment = root / ".venvs" / _hash(root / "requirements.lock")[:12]
     if not _fits(root, environment):
         _build(root, environment, python)
-    link = root / ".venv"
-    if old == link:  # a folder, which cannot be replaced in one step
-        link.rename(root / ".venvs" / f"replaced-{os.getpid()}")
     new_link = root / ".venvs" / f"link-{os.getpid()}"
     new_link.symlink_to(environment.relative_to(root))
-    new_link.replace(link)
+    new_link.replace(root / ".venv")
     (environment / _STAMP).touch()
     complete = [path for path in (root / ".venvs").iterdir() if (path / _STAMP).is_file()]
     complete.sort(key=lambda path: (path / _STAMP).stat().st_mtime, reverse=True)

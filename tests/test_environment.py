@@ -28,8 +28,6 @@ elif arguments[:2] == ["-m", "pip"]:
     sys.exit("no network" if os.environ.get("PIP_FAILS") else 0)
 elif "_base_executable" in arguments[-1]:
     print(me, *os.environ.get("FAKE_VERSION", "3 11").split(), sep="\\n")
-elif "pip._vendor" in arguments[-2]:
-    print(os.environ.get("FAKE_MISSING", ""))
 else:
     os.execv({python!r}, [{python!r}, *arguments])
 """
@@ -166,36 +164,6 @@ def test_what_make_did_not_make_is_refused_and_kept(obstacle, target, repository
     assert "not made by make" in answer.stderr
     assert "Move it away" in answer.stderr
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
-
-
-def old_environment(repository):
-    """An environment as older Makefiles made it: a folder with time stamps."""
-    (repository.venv / "bin").mkdir(parents=True)
-    shutil.copy(repository.python, repository.venv / "bin" / "python")
-    (repository.venv / "pyvenv.cfg").write_text(f"command = {repository.venv}")
-    for name in (".locked", ".installed"):
-        (repository.venv / name).touch()
-
-
-def test_an_environment_of_the_old_kind_is_taken_over(repository):
-    old_environment(repository)
-    assert repository.make().returncode == 0
-    assert repository.installed() == [EDITABLE]
-    assert not repository.venv.is_symlink()
-    assert repository.make(FAKE_MISSING="torch").returncode == 0
-    assert repository.installed() == []
-
-
-def test_an_environment_of_the_old_kind_that_lacks_something_is_replaced(repository):
-    old_environment(repository)
-    answer = repository.make(FAKE_MISSING="torch", PIP_FAILS="yes")
-    assert answer.returncode != 0
-    assert (repository.venv / ".locked").is_file()
-    repository.installed()
-    assert repository.make(FAKE_MISSING="torch").returncode == 0
-    assert repository.installed() == [LOCKED, EDITABLE]
-    assert repository.venv.is_symlink()
-    assert len(list((repository.root / ".venvs").glob("*/"))) == 1
 
 
 def test_distclean_removes_what_make_made(repository):
