@@ -162,6 +162,8 @@ def execute(question: str, parameters: dict[str, Any], output: Path) -> nbformat
         progress_bar=False,
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
+        # Output reaches the notebook in pieces whose boundaries depend on timing.
+        coalesce_streams=True,
     )
     unfinished.unlink(missing_ok=True)
     return notebook
@@ -189,20 +191,6 @@ def make_deterministic(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"
-        # Output reaches the notebook in pieces whose boundaries depend on timing.
-        merged: list[nbformat.NotebookNode] = []
-        for output in cell.get("outputs", []):
-            if (
-                merged
-                and output.output_type == "stream"
-                and merged[-1].output_type == "stream"
-                and merged[-1].name == output.name
-            ):
-                merged[-1].text += output.text
-            else:
-                merged.append(output)
-        if "outputs" in cell:
-            cell.outputs = merged
 
 
 def main() -> None:
