@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipeline.files import read_json
-from pipeline.notation import show_bound, show_metric
+from pipeline.notation import counted, show_bound, show_metric
 
 __all__ = [
     "SYMBOLS",
@@ -77,7 +77,7 @@ class Budget:
         """Such as ``"12 networks of 8 epochs, 7.3 hours of training"``; empty without networks."""
         if not self.networks:
             return ""
-        networks = f"{self.networks} network{'s' * (self.networks > 1)}"
+        networks = counted(self.networks, "network")
         return f"{networks} of {self.epochs_text()} epochs, {duration(self.seconds)} of training"
 
 
@@ -175,7 +175,7 @@ def short_answer(experiments: Iterable[Experiment]) -> str:
         return "No experiment has been run yet."
     verdicts = [item for one in experiments for item in one.judged().items()]
     tested = {claim_id for claim_id, verdict in verdicts if verdict != "not tested here"}
-    sentences = [f"We tested {len(tested)} claim{'s' * (len(tested) != 1)} of the paper."]
+    sentences = [f"We tested {counted(len(tested), 'claim')} of the paper."]
     for one in experiments:
         budget = f" ({one.budget})" if one.budget.networks else ""
         names = {"not tested here": "not tested"}
@@ -233,15 +233,12 @@ def _escape(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in hours, minutes or seconds, rounded for a reader."""
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return (
-                f"{seconds / length:.1f} {unit}"
-                if seconds < 10 * length
-                else (f"{seconds / length:.0f} {unit}")
-            )
-    return f"{seconds:.0f} seconds"
+    """A duration in hours, minutes or seconds, rounded for a reader: ``"7.3 hours"``."""
+    units = {"hour": 3600, "minute": 60, "second": 1}
+    unit = next((unit for unit, length in units.items() if seconds >= length), "second")
+    number = seconds / units[unit]
+    digits = 1 if unit != "second" and number < 10 else 0
+    return counted(f"{number:.{digits}f}".removesuffix(".0"), unit)
 
 
 def read_results(file: Path) -> dict[str, Any]:

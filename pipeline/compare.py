@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.notation import counted
 from pipeline.params import ROOT
 from pipeline.provenance import FILE, git
 
@@ -121,11 +122,11 @@ def markdown(comparison: Comparison, limit: int = 40) -> str:
         limit: maximum number of rows; a last line says how many are missing.
     """
     if not comparison.differences:
-        return f"identical: all {comparison.files} result files"
+        return f"identical: all {counted(comparison.files, 'result file')}"
     numbers = sum(difference.relative is not None for difference in comparison.differences)
     lines = [
         f"{comparison.equal} of {comparison.files} result files are identical; "
-        f"{numbers} numbers and {len(comparison.verdicts)} verdicts differ",
+        f"{counted(numbers, 'number')} and {counted(len(comparison.verdicts), 'verdict')} differ",
         "",
         "| file | value | published | here | relative difference |",
         "|---|---|---:|---:|---:|",

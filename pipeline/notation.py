@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "Shown",
+    "counted",
     "plain",
     "show_bound",
     "show_metric",
@@ -113,6 +114,11 @@ def show_bound(condition: dict[str, Any]) -> str:
         lambda number: _exact(condition["unit"], float(number[0])),
         condition["bound"],
     )
+
+
+def counted(number: int | str, noun: str) -> str:
+    """A number of things: ``"1 network"``, ``"2 networks"``."""
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
 
 
 def plain(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.compare import NO_RESULTS, ignored
+from pipeline.notation import counted
 from pipeline.params import ROOT, ParamsError, load_params
 from pipeline.provenance import git
 
@@ -41,7 +42,7 @@ def summary(experiment: str, root: Path = ROOT) -> str:
         path.relative_to(root).as_posix() for path in files if path.stat().st_mtime >= since
     }
     done = f"{len(recomputed)} recomputed" if recomputed else "all up to date, nothing computed"
-    start = f"Results of {experiment}: {len(files)} files, {done}"
+    start = f"Results of {experiment}: {counted(len(files), 'file')}, {done}"
     listing = git(
         "status", "--porcelain", "-z", "--untracked-files=all", "--", str(folder), root=root
     )
@@ -53,8 +54,8 @@ def summary(experiment: str, root: Path = ROOT) -> str:
         return f"{start}. All equal the published ones, byte for byte."
     equal = len(files) - sum((root / name).is_file() for name in changed)
     return (
-        f"{start}. {equal} equal the published ones, byte for byte; {len(changed)} differ or are "
-        f"missing: git diff --stat results/{experiment}"
+        f"{start}. Equal to the published ones, byte for byte: {equal}; different or missing: "
+        f"{len(changed)}, see git diff --stat results/{experiment}"
     )
 
 

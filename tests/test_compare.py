@@ -52,7 +52,7 @@ def test_a_number_is_named_with_its_relative_difference(trees):
     assert "| inversion/metrics.json | resnet.error | 0.5 | 0.75 | 5.0e-01 |" in markdown(
         comparison
     )
-    assert "4 of 5 result files are identical; 1 numbers and 0 verdicts" in markdown(comparison)
+    assert "4 of 5 result files are identical; 1 number and 0 verdicts" in markdown(comparison)
 
 
 def test_verdicts_come_first(trees):

@@ -2,7 +2,14 @@
 
 import pytest
 
-from pipeline.notation import show_bound, show_metric, show_number, show_percent, show_points
+from pipeline.notation import (
+    counted,
+    show_bound,
+    show_metric,
+    show_number,
+    show_percent,
+    show_points,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +83,11 @@ def test_a_lower_bound_is_shown_as_one():
     value = {"unit": "number", "value": 41.8, "low": 30.0, "high": 52.0}
     assert show_metric(value | {"lower_bound": True}).startswith("at least 41.8 (")
     assert not show_metric(value).startswith("at least")
+
+
+def test_things_are_counted():
+    assert [counted(number, "network") for number in (0, 1, 2)] == [
+        "0 networks",
+        "1 network",
+        "2 networks",
+    ]

@@ -112,13 +112,14 @@ def test_the_summary_counts_what_was_computed_and_what_differs(folder, tmp_path)
     os.utime(folder / "metrics.json", (0, 0))
     summary.begin(tmp_path)
     line = summary.summary("toy", tmp_path)
-    assert line.startswith("Results of toy: 1 files, all up to date, nothing computed. All equal")
+    assert line.startswith("Results of toy: 1 file, all up to date, nothing computed. All equal")
     (folder / "metrics.json").write_text("1")
-    assert "1 files, 1 recomputed. All equal" in summary.summary("toy", tmp_path)
+    assert "1 file, 1 recomputed. All equal" in summary.summary("toy", tmp_path)
     (folder / "metrics.json").write_text("2")
     (folder / "new.png").touch()
     line = summary.summary("toy", tmp_path)
-    assert "2 files, 2 recomputed. 0 equal the published ones, byte for byte; 2 differ" in line
+    assert "2 files, 2 recomputed. Equal to the published ones, byte for byte: 0; " in line
+    assert "different or missing: 2" in line
 
 
 def test_the_summary_without_a_repository_says_so(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.answer import duration
 from pipeline.readme import main, render_answer, render_results, render_scorecard, replace
 
 ROOT = Path(__file__).parent.parent
@@ -124,12 +125,21 @@ def test_the_answer_counts_verdicts_with_the_longest_training_first(tmp_path, wr
     (tmp_path / "params.yaml").write_text("toy: {data: {name: cifar10}}\n")
     train(tmp_path, "toy", seconds=7200)
     assert render_answer(tmp_path) == (
-        "**We tested 1 claim of the paper. On CIFAR-10 (1 network of 8 epochs, 2.0 hours of "
+        "**We tested 1 claim of the paper. On CIFAR-10 (1 network of 8 epochs, 2 hours of "
         "training): 1 consistent with our measurements, 1 not tested. On small: 1 inconclusive. A "
         "benchmark, not an experiment, decides C10: consistent.**"
     )
     (tmp_path / "results/toy/inversion/gallery.png").touch()
     assert "](results/toy/inversion/gallery.png)" in render_answer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 seconds"), (1, "1 second"), (60, "1 minute"), (90, "1.5 minutes"),
+     (598, "10 minutes"), (3600, "1 hour"), (7.32 * 3600, "7.3 hours"), (36000, "10 hours")],
+)  # fmt: skip
+def test_a_duration_has_a_unit_in_the_right_number(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_the_scorecard_has_a_badge_for_each_experiment(tmp_path, write):
@@ -144,7 +154,7 @@ def test_the_scorecard_has_a_badge_for_each_experiment(tmp_path, write):
         "[\N{CHECK MARK} consistent](results/toy/inversion/inversion.ipynb) |",
         "| C3 | The input is recovered | \N{EN DASH} not tested | \N{EN DASH} not tested |",
         "",
-        "`other` (other): 1 network of 8 epochs, 1.0 hours of training, 1,000 test images, trained "
+        "`other` (other): 1 network of 8 epochs, 1 hour of training, 1,000 test images, trained "
         "on 2 x A Processor. `toy` (toy). Nothing was tested on ILSVRC-2012 with its thousand "
         "classes, the source of the paper's evidence.",
     ]

@@ -63,7 +63,7 @@ def commit(root, settings):
 def test_equal_results_are_identical_and_the_copy_is_removed(repository, tmp_path, capfd):
     before = {path: path.read_bytes() for path in repository.rglob("results/**/*.json")}
     assert main(["--experiment", "digits"], repository) == IDENTICAL
-    assert "digits: identical: all 1 result files" in capfd.readouterr().out
+    assert "digits: identical: all 1 result file" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in repository.rglob("results/**/*.json")} == before
     assert list(tmp_path.iterdir()) == [repository]
 
