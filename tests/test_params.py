@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 
+from irevnet.training import shortened
 from pipeline.params import ROOT, ParamsError, check_models, load_params
 
 CONTENT = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -58,3 +59,19 @@ def test_every_problem_is_named_at_once(tmp_path):
         load_params(file)
     assert "digits.seeds.0" in str(error.value)
     assert "digits.training: Value error, momentum must be" in str(error.value)
+
+
+def test_every_recipe_can_be_shortened_to_the_epochs_of_every_question():
+    """Some notebooks train networks themselves, by the experiment's recipe for fewer epochs."""
+    lengths = []
+    trained = {name: one for name, one in load_params().sections.items() if one.training}
+    for name, section in trained.items():
+        for question in section.questions:
+            for parameter, epochs in getattr(section, question):
+                if parameter.endswith("epochs") and epochs:
+                    configs = [shortened(section.recipe(f), epochs) for f in section.families]
+                    assert {config.epochs for config in configs} == {epochs}
+                    lengths.append((name, question))
+    assert {("cifar10", one) for one in ("interpolation", "memory", "precision", "stability")} <= {
+        *lengths
+    }

@@ -20,24 +20,24 @@ from irevnet.data import ImageData
 from irevnet.network.model import IRevNet
 from irevnet.reversible.coupling import couple
 from irevnet.reversible.layers import merge, split
-from irevnet.training import TrainingConfig, train
+from irevnet.training import TrainingConfig, shortened, train
 
 __all__ = ["gentle_recipe", "with_last_block_fine_tuned"]
 
-# Settings that would damage a trained network, or need more epochs.
-_LEFT_OUT = ("residual_scale", "sides", "schedule", "milestones", "decay", "averaging")
-
 
 def gentle_recipe(recipe: Mapping[str, Any], epochs: int) -> TrainingConfig:
-    """A network's recipe for a few more epochs: a tenth of its learning rates, one cycle.
+    """A network's recipe for a few more epochs, with a tenth of its learning rates.
+
+    Otherwise it is :func:`~irevnet.training.config.shortened`, without ``residual_scale``, which
+    would damage a trained network.
 
     Args:
         recipe: arguments of :class:`~irevnet.training.config.TrainingConfig`.
         epochs: number of epochs, in place of the recipe's.
     """
-    kept = {name: value for name, value in recipe.items() if name not in _LEFT_OUT}
+    kept = {name: value for name, value in recipe.items() if name != "residual_scale"}
     rates = {name: kept[name] / 10 for name in kept if name.endswith("learning_rate")}
-    return TrainingConfig(**{**kept, **rates, "epochs": epochs})
+    return shortened(kept | rates, epochs)
 
 
 def with_last_block_fine_tuned(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from irevnet.training.checkpoint import Checkpoint, CheckpointError
-    from irevnet.training.config import TrainingConfig
+    from irevnet.training.config import TrainingConfig, shortened
     from irevnet.training.evaluation import Evaluation, evaluate
     from irevnet.training.processes import LostProcessError, join_processes
     from irevnet.training.signals import Stopped
@@ -22,6 +22,7 @@ __all__ = [
     "TrainingConfig",
     "evaluate",
     "join_processes",
+    "shortened",
     "train",
 ]
 
@@ -36,6 +37,7 @@ _MODULES = {
     "TrainingConfig": "config",
     "evaluate": "evaluation",
     "join_processes": "processes",
+    "shortened": "config",
     "train": "trainer",
 }
 

@@ -4,12 +4,13 @@ This module does not import PyTorch, so that a pipeline can check its parameters
 it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from irevnet.checks import check_interval, check_positive
 
-__all__ = ["PRECISIONS", "TrainingConfig"]
+__all__ = ["PRECISIONS", "TrainingConfig", "shortened"]
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -37,6 +38,10 @@ _CHOICES = {
     "compile": (True, False),
     "sync_batch_norm": (True, False),
 }
+
+
+# Settings that are chosen for a number of epochs and make no sense for another.
+_OF_THE_LENGTH = ("averaging", "decay", "milestones", "schedule", "sides")
 
 
 @dataclass(frozen=True)
@@ -193,3 +198,25 @@ class TrainingConfig:
     def side(self, epoch: int) -> int | None:
         """Height and width of training images in an epoch, counted from 0; None for their own."""
         return self.sides[epoch * len(self.sides) // self.epochs] if self.sides else None
+
+
+def shortened(recipe: Mapping[str, Any], epochs: int) -> TrainingConfig:
+    """A recipe for another number of epochs, as analyses need it that train networks themselves.
+
+    Settings that depend on the number of epochs are left out: ``schedule``, ``milestones`` and
+    ``decay`` (the schedule is one cycle), ``sides`` (images keep their size) and ``averaging``.
+
+    Args:
+        recipe: arguments of :class:`TrainingConfig`.
+        epochs: number of epochs, in place of the recipe's.
+
+    Raises:
+        ValueError: if a value is out of range; the message names it.
+
+    Example:
+        >>> recipe = {"epochs": 20, "batch_size": 128, "learning_rate": 0.1, "sides": [16, 24, 32]}
+        >>> shortened(recipe, 2).sides
+        ()
+    """
+    kept = {name: value for name, value in recipe.items() if name not in _OF_THE_LENGTH}
+    return TrainingConfig(**kept | {"epochs": epochs})

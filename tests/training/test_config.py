@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from irevnet.training import TrainingConfig
+from irevnet.training import TrainingConfig, shortened
 from recipes import config
 
 
@@ -90,6 +90,28 @@ def test_sides_share_the_epochs_equally():
     recipe = config(epochs=6, sides=[16, 24, 32])
     assert [recipe.side(epoch) for epoch in range(6)] == [16, 16, 24, 24, 32, 32]
     assert config().side(0) is None
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"sides": [16, 16, 16, 24, 32], "residual_scale": 0.1},  # more sides than epochs
+        {"schedule": "step", "milestones": [6, 8], "decay": 0.2},
+        {"averaging": 0.99},  # over more steps than there are
+    ],
+)
+def test_a_shortened_recipe_keeps_what_does_not_depend_on_its_length(own):
+    recipe = {"epochs": 10, "batch_size": 128, "learning_rate": 0.1, "flip": "alternating", **own}
+    kept = {"residual_scale": 0.1} if "residual_scale" in own else {}
+    expected = TrainingConfig(
+        epochs=1, batch_size=128, learning_rate=0.1, flip="alternating", **kept
+    )
+    assert shortened(recipe, 1) == expected
+
+
+def test_a_shortened_recipe_is_checked():
+    with pytest.raises(ValueError, match="epochs must be a positive integer, got 0"):
+        shortened({"epochs": 10, "batch_size": 128, "learning_rate": 0.1}, 0)
 
 
 def test_a_recipe_can_be_checked_without_pytorch():
