@@ -182,9 +182,18 @@ def variants(experiment: str) -> dict[str, str]:
 
 
 def invertible_families(experiment: str) -> list[str]:
-    """The :func:`families` of an experiment that are i-RevNets."""
+    """The :func:`families` of an experiment that are i-RevNets.
+
+    Raises:
+        ValueError: if there are none; the message names the families that there are.
+    """
     section = load_params().section(experiment)
-    return [name for name in section.families if section.models[name].name.startswith("irevnet")]
+    names = [name for name in section.families if section.models[name].name.startswith("irevnet")]
+    if not names:
+        raise ValueError(
+            f"{experiment}.models must have an i-RevNet, got {', '.join(section.families)}"
+        )
+    return names
 
 
 def checkpoint_path(experiment: str, family: str, seed: int, output: str) -> Path:

@@ -190,7 +190,7 @@ class Metamers(Section):
 class Trivial(Section):
     """Parameters of ``notebooks/trivial.ipynb``."""
 
-    images: TestImages
+    images: TwoTestImages
     energy: Share
     precision: Precision_ = "float64"
     pairs: TwoTestImages

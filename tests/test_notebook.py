@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 import torch
 
 from irevnet import runs
 from irevnet.weights import save_weights
+from pipeline import notebook
 from pipeline.figures import mosaic
 from pipeline.notebook import (
     Results,
@@ -22,6 +25,7 @@ from pipeline.notebook import (
     trained_models,
     variants,
 )
+from pipeline.params import ROOT, load_params
 
 
 def test_a_walk_is_a_picture_and_its_description(tmp_path):
@@ -158,3 +162,51 @@ def test_variants_are_not_among_the_families():
     assert families("digits") == ["irevnet", "irevnet_bijective", "revnet", "resnet"]
     assert variants("digits") == {"projected": "irevnet"}
     assert invertible_families("digits") == ["irevnet", "irevnet_bijective"]
+
+
+@pytest.fixture
+def run_cells(monkeypatch):
+    """A function that runs the code of a notebook with other parameters."""
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+
+    def run(question, **given):
+        namespace = {}
+        for cell in nbformat.read(ROOT / "notebooks" / f"{question}.ipynb", 4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, namespace)
+            if "parameters" in cell.metadata.get("tags", []):
+                namespace.update(given)
+
+    with plt.rc_context():
+        yield run
+
+
+@pytest.fixture
+def two_families(monkeypatch):
+    """The digits with an injective i-RevNet and a ResNet alone, as cifar10_released has them."""
+    params = load_params()
+    models = params.section("digits").models
+    for family in set(models) - {"irevnet", "resnet"}:
+        del models[family]
+    monkeypatch.setattr(notebook, "load_params", lambda: params)
+
+
+def test_inversion_without_a_bijective_network(two_families, run_cells, tmp_path):
+    few = {"images": 8, "gallery": 2, "random_representations": 4}
+    run_cells("inversion", experiment="digits", output=str(tmp_path), **few)
+    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {"irevnet"}
+    # The states of the injective network have more values than the image: no walk through them.
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"metrics", "bits"}
+
+
+def test_accuracy_without_a_bijective_network(two_families, run_cells, tmp_path):
+    run_cells("accuracy", experiment="digits", output=str(tmp_path), baselines=["resnet"])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics["families"]) == {"irevnet", "resnet"}
+    assert set(metrics["differences"]) == {"irevnet_minus_resnet"}
+
+
+def test_a_question_about_i_revnets_needs_one(two_families):
+    del notebook.load_params().section("digits").models["irevnet"]
+    with pytest.raises(ValueError, match=r"digits\.models must have an i-RevNet, got resnet"):
+        invertible_families("digits")

@@ -243,9 +243,10 @@ def summary(
         accuracies have intervals over test images): ``*_first`` and ``*_last``, accuracy at the
         entry and at the end; ``*_errors_removed``, the share that training removed at the last
         depth; ``*_gain_rank_correlation``, Spearman's, of depth and errors removed; ``*_jump``, the
-        gain in accuracy over the last three blocks. Means: ``initial_*_last`` and
-        ``initial_*_jump``; by depth, ``*_by_depth``, ``initial_*_by_depth`` and
-        ``*_errors_removed_by_depth``. Also ``contraction_first`` and ``contraction_last``.
+        gain in accuracy over the last three blocks, or over all if there are fewer. Means:
+        ``initial_*_last`` and ``initial_*_jump``; by depth, ``*_by_depth``,
+        ``initial_*_by_depth`` and ``*_errors_removed_by_depth``. Also ``contraction_first`` and
+        ``contraction_last``.
     """
     rows = {name: np.asarray(values, dtype=float) for name, values in trained.items()}
     results: dict[str, object] = {"networks": len(rows["svm"]), "test_images": test_images}
@@ -256,14 +257,15 @@ def summary(
             accuracies = rows[name][:, column]
             single = proportion(round(accuracies[0] * test_images), test_images)
             results[f"{name}_{place}"] = mean_of_networks(accuracies, (0, 1), single).as_dict()
-        jumps = rows[name][:, -1] - rows[name][:, -4]
+        earlier = max(rows[name].shape[1] - 4, 0)
+        jumps = rows[name][:, -1] - rows[name][:, earlier]
         ranks = np.array([_rank_correlation(row) for row in removed])
         results |= {
             f"{name}_gain_rank_correlation": mean_of_networks(ranks, (-1, 1)).as_dict(),
             f"{name}_errors_removed": mean_of_networks(removed[:, -1], (-np.inf, 1)).as_dict(),
             f"{name}_jump": mean_of_networks(jumps, (-1, 1)).as_dict(),
             f"initial_{name}_last": float(before[-1]),
-            f"initial_{name}_jump": float(before[-1] - before[-4]),
+            f"initial_{name}_jump": float(before[-1] - before[earlier]),
             f"{name}_errors_removed_by_depth": removed.mean(axis=0).tolist(),
             f"initial_{name}_by_depth": before.tolist(),
         }

@@ -110,6 +110,14 @@ def test_summary_of_networks_at_initialisation_has_no_gain():
     assert results["svm_last"]["n"] == 100
 
 
+def test_summary_of_a_network_of_few_blocks():
+    """The jump over the last three blocks is then that over all."""
+    initial, trained = planted([[0.1, 0.2]]), planted([[0.1, 0.7]])
+    results = separation.summary(trained, initial, 100)
+    assert results["svm_jump"]["value"] == pytest.approx(0.6)
+    assert results["initial_svm_jump"] == pytest.approx(0.1)
+
+
 def test_standardised_removes_the_mean_and_spread_of_the_training_items():
     train = np.array([[0.0, 7.0], [4.0, 7.0]])
     fitted, scored = separation.standardised(train, np.array([[6.0, 8.0]]))
