@@ -101,6 +101,7 @@ class Accuracy(Section):
 class Jacobian(Section):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
+    networks: Networks
     images: TwoTestImages
     compared_images: Annotated[int, Field(ge=3)]  # two images have only one midpoint
     energy: Share
@@ -286,7 +287,7 @@ QUESTIONS = {
     ),
     "jacobian": Question(
         Jacobian,
-        published=True,
+        runs=True,
         families=("irevnet_bijective",),
         metrics={
             "{family}.condition_number": "number",

@@ -218,13 +218,14 @@ def test_a_notebook_writes_the_metrics_that_its_question_declares(name):
 def test_pixels_fail_the_rule_of_c4(tmp_path):
     """The Jacobian of the identity: no direction has more energy than another."""
     measured = jacobian.summary(
-        torch.ones(4, 64), 0.9, outputs=64, inputs=64, invertible=True, preserves_volume=True
+        torch.ones(3, 4, 64), 0.9, outputs=64, inputs=64, invertible=True, preserves_volume=True
     )
     (tmp_path / "jacobian").mkdir()
     metrics = dict.fromkeys(("irevnet", "irevnet_bijective"), measured)
     (tmp_path / "jacobian" / "metrics.json").write_text(json.dumps(metrics))
-    rule = load_claims("digits")["C4"].conditions
-    assert [judge(one, tmp_path)["state"] for one in rule] == ["fails"] * 4
+    rule = load_claims("digits")["C4"]
+    states = [judge(one, tmp_path, rule.networks)["state"] for one in rule.conditions]
+    assert states == ["fails"] * 4
 
 
 def test_an_inverse_that_loses_images_fails_the_rule_of_c1(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from irevnet.analysis.jacobian import forward_mode, windowed
 from irevnet.analysis.protocols import Encoder
-from irevnet.analysis.statistics import mean_of_shares, quantile
+from irevnet.analysis.statistics import mean_of_medians, mean_of_shares, quantile
 from irevnet.checks import check_evaluation_mode, check_positive
 from irevnet.network.model import IRevNet
 
@@ -201,38 +201,44 @@ def _decreasing(values: np.ndarray) -> Tensor:
 
 
 def summary(
-    spectra: Sequence[PartialSpectrum], share: float, *, windowed: bool = False
+    spectra: Sequence[Sequence[PartialSpectrum]], share: float, *, windowed: bool = False
 ) -> dict[str, Any]:
-    """Summarises partial spectra at several images.
+    """Summarises partial spectra of networks of a family at several images.
 
     Args:
-        spectra: partial spectra of one network.
+        spectra: for every network, its partial spectra at as many images.
         share: share of the energy for which directions are counted.
         windowed: as for :func:`irevnet.analysis.jacobian.summary`.
 
     Returns:
-        ``condition_number``, a ``lower_bound`` in a window or without trailing values;
-        ``leading_energy``, the share of the energy that leading directions carry;
-        ``energy_share``, the share of all directions that carries ``share`` of the energy, present
-        only if the leading ones suffice at every image. Both have the interval of
-        :func:`~irevnet.analysis.statistics.mean_of_shares`. ``leading`` and ``dimensions`` are the
-        numbers of leading and of all singular values.
+        Estimates like those of :func:`irevnet.analysis.jacobian.summary`: ``condition_number``, a
+        ``lower_bound`` in a window or without trailing values; ``leading_energy``, the share of the
+        energy that leading directions carry; ``energy_share``, the share of all directions that
+        carries ``share`` of the energy, present only if the leading ones suffice at every image.
+        Numbers: ``networks``, ``images``, ``leading`` and ``dimensions``, the numbers of leading
+        and of all singular values.
     """
-    first = spectra[0]
-    conditions = torch.tensor([one.condition_number() for one in spectra])
-    carried = torch.tensor([one.leading.square().sum().item() / one.energy for one in spectra])
+    first = spectra[0][0]
+
+    def values(function: Callable[[PartialSpectrum], float]) -> np.ndarray:
+        return np.array([[function(one) for one in row] for row in spectra])
+
+    conditions = values(PartialSpectrum.condition_number)
+    carried = values(lambda one: one.leading.square().sum().item() / one.energy)
     results: dict[str, Any] = {
-        "condition_number": quantile(conditions.numpy()).as_dict(),
-        "leading_energy": mean_of_shares(carried.numpy()).as_dict(),
+        "networks": len(spectra),
+        "images": len(spectra[0]),
+        "condition_number": mean_of_medians(conditions, (1, np.inf), quantile).as_dict(),
+        "leading_energy": mean_of_medians(carried, (0, 1), mean_of_shares).as_dict(),
         "leading": len(first.leading),
         "dimensions": first.dimensions,
     }
     if windowed or not len(first.trailing):
         results["condition_number"]["lower_bound"] = True
-    counts = [one.energy_dimensions(share) for one in spectra]
-    reached = [count / first.dimensions for count in counts if count is not None]
-    if len(reached) == len(counts):
-        results["energy_share"] = mean_of_shares(reached).as_dict()
+    # No number if the leading directions do not suffice.
+    reached = values(lambda one: (one.energy_dimensions(share) or np.nan) / one.dimensions)
+    if not np.isnan(reached).any():
+        results["energy_share"] = mean_of_medians(reached, (0, 1), mean_of_shares).as_dict()
     return results
 
 

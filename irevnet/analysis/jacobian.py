@@ -14,7 +14,13 @@ from torch.nn import functional
 from irevnet.analysis.blockwise_jacobian import has_coupling_blocks, irevnet_jacobians
 from irevnet.analysis.memory import saved_bytes
 from irevnet.analysis.protocols import Encoder
-from irevnet.analysis.statistics import mean, mean_of_shares, quantile
+from irevnet.analysis.statistics import (
+    Estimate,
+    mean,
+    mean_of_medians,
+    mean_of_shares,
+    quantile,
+)
 from irevnet.checks import check_evaluation_mode
 
 __all__ = [
@@ -297,10 +303,10 @@ def summary(
     preserves_volume: bool = False,
     windowed: bool = False,
 ) -> dict[str, Any]:
-    """Summarises the spectra of one network at several images.
+    """Summarises the spectra of networks of a family at several images.
 
     Args:
-        singular_values: ``(N, k)``, decreasing, ``N`` at least 2, on the CPU.
+        singular_values: ``(networks, N, k)``, decreasing, ``N`` at least 2, on the CPU.
         share: share of the energy for which directions are counted.
         outputs: number of outputs of the function.
         inputs: number of inputs of the function, the pixels that vary.
@@ -312,33 +318,47 @@ def summary(
             and whose smallest is no larger.
 
     Returns:
-        Estimates over images are ``condition_number`` (median); ``energy_share``, the share of the
-        directions that carries ``share`` of the energy (with the interval of
-        :func:`~irevnet.analysis.statistics.mean_of_shares`, which stays in [0, 1] and is the range
-        for fewer than five images); ``effective_rank`` and ``rank``. Plain numbers are
-        ``full_rank_share``, the share of images with full rank, and ``dimensions``. Also
+        Estimates are means over networks of each network's median over its images, and ``n`` counts
+        networks; for a single network they are over its images, see
+        :func:`~irevnet.analysis.statistics.mean_of_medians`: ``condition_number`` (the median for a
+        single network); ``energy_share``, the share of the directions that carries ``share`` of
+        the energy (for a single network with the interval of
+        :func:`~irevnet.analysis.statistics.mean_of_shares`, which is the range for fewer than five
+        images); ``effective_rank`` and ``rank``. Plain numbers are ``networks``, ``images``,
+        ``full_rank_share``, the share of all spectra with full rank, and ``dimensions``. Also
         ``largest_absolute_log_determinant`` if the logarithm must be zero, or ``log_determinant``
         if it need not be and no direction is lost.
     """
-    rank = numerical_rank(singular_values, outputs, inputs)
-    full = rank == singular_values.shape[1]
-    condition = condition_number(singular_values, None if invertible else rank)
-    shares = energy_dimensions(singular_values, share) / singular_values.shape[1]
+    networks, images, dimensions = singular_values.shape
+    flat = singular_values.flatten(0, 1)
+    rank = numerical_rank(flat, outputs, inputs)
+    full = rank == dimensions
+    shares = energy_dimensions(flat, share) / dimensions
+
+    def estimate(
+        values: Tensor, bounds: tuple[float, float], of_images: Callable[..., Estimate] = mean
+    ) -> dict[str, float]:
+        rows = values.unflatten(0, (networks, images)).numpy()
+        return mean_of_medians(rows, bounds, of_images).as_dict()
+
+    condition = condition_number(flat, None if invertible else rank)
     results: dict[str, Any] = {
-        "condition_number": quantile(condition.numpy()).as_dict(),
-        "energy_share": mean_of_shares(shares.numpy()).as_dict(),
-        "effective_rank": mean(effective_rank(singular_values).numpy()).as_dict(),
-        "rank": mean(rank.numpy()).as_dict(),
+        "networks": networks,
+        "images": images,
+        "condition_number": estimate(condition, (1, math.inf), quantile),
+        "energy_share": estimate(shares, (0, 1), mean_of_shares),
+        "effective_rank": estimate(effective_rank(flat), (1, dimensions)),
+        "rank": estimate(rank, (0, dimensions)),
         "full_rank_share": full.double().mean().item(),
-        "dimensions": singular_values.shape[1],
+        "dimensions": dimensions,
     }
     if windowed:
         results["condition_number"]["lower_bound"] = True
-    volume = log_determinant(singular_values)
+    volume = log_determinant(flat)
     if preserves_volume:
         results["largest_absolute_log_determinant"] = volume.abs().max().item()
     elif full.all():
-        results["log_determinant"] = mean(volume.numpy()).as_dict()
+        results["log_determinant"] = estimate(volume, (-math.inf, math.inf))
     return results
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ __all__ = [
     "difference_of_accuracies",
     "exact",
     "mean",
+    "mean_of_medians",
     "mean_of_networks",
     "mean_of_shares",
     "networks_needed",
@@ -88,6 +89,26 @@ def mean_of_networks(
     if len(values) > 1:
         return mean(values, bounds=bounds)
     return exact(values[0], 1) if single is None else single
+
+
+def mean_of_medians(
+    values: np.ndarray,
+    bounds: tuple[float, float],
+    of_images: Callable[[np.ndarray], Estimate],
+) -> Estimate:
+    """The :func:`mean` over several networks of each one's median over images.
+
+    Args:
+        values: ``(networks, images)``.
+        bounds: as for :func:`mean`.
+        of_images: the estimate for a single network, from its values at the images.
+
+    Returns:
+        ``n`` counts networks. It is 1 for a single network, whose interval is over images.
+    """
+    if len(values) > 1:
+        return mean(np.median(values, axis=1), bounds=bounds)
+    return dataclasses.replace(of_images(values[0]), n=1)
 
 
 def mean_of_shares(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -97,15 +97,16 @@ def test_a_partial_spectrum_agrees_with_the_whole(name, window):
 def test_a_summary_says_what_the_leading_directions_reach():
     _, part = whole_and_partial("irevnet_digits_bijective", 4, 10, 0)
     energies = part.leading.square().cumsum(0) / part.energy
-    summary = iterative_jacobian.summary([part, part], (energies[5] - 1e-6).item())
+    summary = iterative_jacobian.summary([[part, part]] * 3, (energies[5] - 1e-6).item())
     assert summary["energy_share"]["value"] == pytest.approx(6 / 16)
     assert summary["leading_energy"]["value"] == pytest.approx(energies[-1].item())
     assert (summary["leading"], summary["dimensions"]) == (10, 16)
+    assert (summary["networks"], summary["images"], summary["energy_share"]["n"]) == (3, 2, 3)
     # A lower bound: there may be worse directions that were not computed.
     bound = summary["condition_number"]["value"]
     assert bound == pytest.approx((part.leading[0] / part.leading[-1]).item())
     assert summary["condition_number"]["lower_bound"]
-    out_of_reach = iterative_jacobian.summary([part, part], (energies[-1] + 1e-6).item())
+    out_of_reach = iterative_jacobian.summary([[part, part]], (energies[-1] + 1e-6).item())
     assert "energy_share" not in out_of_reach
 
 

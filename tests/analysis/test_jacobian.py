@@ -10,7 +10,7 @@ from networks import BIJECTIVE, images, randomise, small_irevnet
 
 
 def test_a_summary_describes_spectra():
-    spectra = torch.tensor([[8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.0]], dtype=torch.float64)
+    spectra = torch.tensor([[[8.0, 4.0, 2.0, 1.0]] * 2], dtype=torch.float64)
     summary = jacobian.summary(spectra, 0.9, 4, 4, invertible=True)
     assert summary["condition_number"]["value"] == 8
     assert summary["energy_share"]["value"] == 2 / 4  # 80 of 85
@@ -25,7 +25,7 @@ def test_a_summary_describes_spectra():
     assert volume["largest_absolute_log_determinant"] == pytest.approx(math.log(64))
 
     lost = spectra.clone()
-    lost[:, 3] = 0
+    lost[..., 3] = 0
     summary = jacobian.summary(lost, 0.9, 4, 4, invertible=False)
     assert summary["condition_number"]["value"] == 4, "lost directions do not count"
     assert summary["rank"]["value"] == 3
@@ -137,12 +137,27 @@ def test_direction_bytes_are_what_autograd_saves_for_one_more_image():
 
 def test_the_interval_of_the_energy_share_is_the_range_of_few_images_and_at_most_one():
     two = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 1]], dtype=torch.float64)
-    share = jacobian.summary(two, 0.9, 4, 4, invertible=False)["energy_share"]
-    assert share == {"value": (1 / 4 + 1) / 2, "low": 1 / 4, "high": 1, "n": 2}
+    share = jacobian.summary(two[None], 0.9, 4, 4, invertible=False)["energy_share"]
+    assert share == {"value": (1 / 4 + 1) / 2, "low": 1 / 4, "high": 1, "n": 1}
     five = two[[0, 1, 1, 1, 1]]
-    share = jacobian.summary(five, 0.9, 4, 4, invertible=False)["energy_share"]
+    share = jacobian.summary(five[None], 0.9, 4, 4, invertible=False)["energy_share"]
     assert share["high"] == 1
     assert 0.25 < share["low"] < share["value"] == pytest.approx(0.85)
+
+
+def test_the_unit_of_a_summary_is_the_network():
+    """Its number is the median over its images; the interval is Student's over networks."""
+    conditions = torch.tensor([[10.0, 20, 900], [30, 30, 30], [1, 40, 50]], dtype=torch.float64)
+    values = torch.stack([conditions, torch.ones_like(conditions)], dim=2)
+    results = jacobian.summary(values, 0.5, 2, 2, invertible=True)
+    estimate = results["condition_number"]
+    # Medians 20, 30, 40: mean 30, spread 10, and 4.303 standard errors for two degrees of freedom.
+    assert estimate["value"] == pytest.approx(30)
+    assert estimate["high"] == pytest.approx(30 + 4.303 * 10 / math.sqrt(3), rel=1e-3)
+    assert (results["networks"], results["images"]) == (3, 3)
+    assert {results[name]["n"] for name in ("condition_number", "energy_share", "rank")} == {3}
+    single = jacobian.summary(values[:1], 0.5, 2, 2, invertible=True)["condition_number"]
+    assert single == {"value": 20, "low": 10, "high": 900, "n": 1}, "the range over few images"
 
 
 def test_spectra_and_derived_quantities_of_a_known_matrix():
