@@ -6,8 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from irevnet.analysis import dimensionality, jacobian, separation
+from irevnet import create_model
+from irevnet.analysis import dimensionality, inversion, jacobian, separation, statistics
 from pipeline.claims import Condition, judge, judge_claims, load_claims, verdict
+from pipeline.notebook import initial_models, load_experiment_data, training_history
 from pipeline.params import ROOT, ParamsError, load_bounds, load_params
 from pipeline.questions import QUESTIONS
 
@@ -252,24 +254,119 @@ def judged(claim, question, metrics, folder):
 FAMILIES = ("irevnet", "irevnet_bijective")
 
 
-def test_networks_at_initialisation_fail_the_rule_of_c6(tmp_path):
-    measured = json.loads((ROOT / "results/digits/separation/metrics.json").read_text())
+def published(experiment, question):
+    return json.loads((ROOT / "results" / experiment / question / "metrics.json").read_text())
+
+
+def exactly(value):
+    return statistics.exact(value, 5).as_dict()
+
+
+def test_untrained_networks_fail_the_rule_of_c6(tmp_path):
+    """Three untrained networks against two others: there is nothing that training has added."""
+    data = load_experiment_data("digits")
+    (train, train_labels), (test, test_labels) = data.train.first(200), data.test.first(300)
+    items = (train, train_labels.numpy(), test, test_labels.numpy(), [0.01])
     metrics = {}
     for family in FAMILIES:
-        # Three networks with the average accuracies at initialisation, at every depth.
-        rows = {
-            name: np.tile(measured[family][f"initial_{name}_by_depth"], (3, 1))
-            for name in ("svm", "knn")
+        networks = initial_models("digits", family, train)
+        curves = [separation.by_depth(network, *items) for network in networks]
+        rows = {name: np.array([curve[name] for curve in curves]) for name in curves[0]}
+        some, others = (
+            {name: row[part] for name, row in rows.items()} for part in (slice(3), slice(3, 5))
+        )
+        metrics[family] = separation.summary(some, others, len(test))
+    states = judged("C6", "separation", metrics, tmp_path)
+    assert "holds" not in states
+    assert verdict(states) == "inconsistent"
+
+
+def test_networks_that_separate_classes_at_once_fail_the_rule_of_c6(tmp_path):
+    """As well at every depth as the trained ones at the last: no progress with depth."""
+    metrics = {}
+    for family, measured in published("digits", "separation").items():
+        trained, initial = {}, {}
+        for name in ("svm", "knn"):
+            before = np.array(measured[f"initial_{name}_by_depth"])
+            initial[name] = np.tile(before, (3, 1))
+            trained[name] = np.full_like(initial[name], measured[f"{name}_by_depth"][-1])
+        same = dict.fromkeys(("within", "between", "contraction"), initial["svm"])
+        same |= dict.fromkeys(("penalty", "penalty_at_edge"), initial["svm"])
+        metrics[family] = separation.summary(trained | same, initial | same, 540)
+    assert judged("C6", "separation", metrics, tmp_path) == ["fails"] * 4 + ["holds"] * 4
+
+
+def test_a_network_that_is_really_worse_fails_the_rule_of_c3(tmp_path):
+    """The bijective network of CIFAR-10 is points behind the ResNet."""
+    behind = published("cifar10_cpu", "accuracy")["differences"]["irevnet_bijective_minus_resnet"]
+    names = ("irevnet_minus_projected", "shuffled_minus_revnet")
+    metrics = {"differences": dict.fromkeys(names, behind)}
+    assert judged("C3", "accuracy", metrics, tmp_path) == ["fails", "fails"]
+
+
+def test_stored_activations_fail_the_rule_of_c8(tmp_path):
+    metrics = {"reversible": published("digits", "memory")["stored"]}
+    assert judged("C8", "memory", metrics, tmp_path) == ["fails"]
+
+
+def test_activations_recovered_with_fewer_bits_fail_the_rule_of_c8b(tmp_path):
+    """Fixed point is coarser than float32 here: its gradients are exact ones of coarse states."""
+    measured = published("digits", "precision")["gradients"]
+    metrics = {
+        family: {"ratio": exactly(errors["fixed_reversible"] / errors["float_stored"])}
+        for family, errors in measured.items()
+    }
+    assert judged("C8b", "precision", {"gradients": metrics}, tmp_path) == ["fails", "fails"]
+
+
+def test_the_plain_inverse_of_an_injective_network_fails_the_rule_of_c8b(tmp_path):
+    measured = published("digits", "precision")["gradients"]
+    metrics = {
+        family: {
+            "ratio": exactly(
+                errors["float_reversible_known_channels_ignored"] / errors["float_stored"]
+            )
         }
-        rows["contraction"] = rows["svm"]
-        metrics[family] = separation.summary(rows, rows, 540)
-    assert set(judged("C6", "separation", metrics, tmp_path)) == {"fails"}
+        for family, errors in measured.items()
+    }
+    states = judged("C8b", "precision", {"gradients": metrics}, tmp_path)
+    assert states == ["fails", "holds"], "a bijective network has no known channels"
+
+
+def test_networks_that_stop_after_an_epoch_fail_the_rule_of_c8c(tmp_path):
+    runs = training_history("digits", "irevnet_bijective")
+    lost = [run[0]["validation_accuracy"] - run[-1]["validation_accuracy"] for run in runs]
+    metrics = {"retrained": {"difference": statistics.mean(lost).as_dict()}}
+    assert judged("C8c", "memory", metrics, tmp_path) == ["fails"]
+
+
+class TwiceInverted(torch.nn.Module):
+    """An i-RevNet whose inverse takes two rounds, as an iterative one would."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.encode = model, model.encode
+
+    def inverse(self, z):
+        return self.model.inverse(self.encode(self.model.inverse(z)))
+
+
+def test_a_costly_or_an_approximate_inverse_fails_the_rule_of_c9(tmp_path):
+    model = TwiceInverted(create_model("irevnet_digits_bijective").eval())
+    encode, inverse = inversion.flops(model, torch.rand(2, 1, 8, 8))
+    states = published("digits", "precision")["drift"]["irevnet_bijective"]["evaluation"]
+    metrics = {
+        "flops_ratio": exactly(inverse / encode),
+        "representation_error": exactly(states["bfloat16"]["image"]),
+    }
+    assert judged("C9", "inversion", {"irevnet_bijective": metrics}, tmp_path) == ["fails", "fails"]
 
 
 def dimensionality_of(plateau, initial, loss, networks=3):
     def curve(start):
         values = [0.9 if d >= start else 0.1 for d in (1, 20, 200, 400)]
-        return {"tried": [1, 20, 200, 400], "svm": values, "knn": values, "variance": [1.0] * 400}
+        curves = dict.fromkeys(("svm", "knn", "penalty", "penalty_at_edge"), values)
+        return {"tried": [1, 20, 200, 400], **curves, "variance": [1.0] * 400}
 
     summary = dimensionality.summary(
         [curve(plateau)] * networks,
