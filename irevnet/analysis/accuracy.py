@@ -1,6 +1,6 @@
 """Accuracies of families of trained networks, and the differences between families."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from irevnet.analysis.statistics import Estimate, difference_of_accuracies, mean
 from irevnet.checks import check_evaluation_mode
 from irevnet.data import TensorImages
 
-__all__ = ["accuracy_of", "baseline_differences", "correct", "spread", "variant_differences"]
+__all__ = ["accuracy_of", "correct", "differences", "spread"]
 
 
 @torch.no_grad()
@@ -55,52 +55,28 @@ def spread(accuracies: Sequence[float]) -> float | None:
     return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
 
 
-def baseline_differences(
-    correct_images: Mapping[str, np.ndarray], baselines: Sequence[str], level: float
+def differences(
+    correct_images: Mapping[str, np.ndarray], pairs: Iterable[tuple[str, str]], level: float
 ) -> dict[str, Estimate]:
-    """Mean accuracy of every other family minus that of each baseline.
+    """Mean accuracy of one family minus that of another, for pairs of families.
 
     Args:
         correct_images: which test images the networks of each family get right,
             ``(networks, images)`` bool, by the family's name.
-        baselines: names of families to compare with; missing families are skipped.
+        pairs: names of both families. A pair has no entry if one of them is missing or has a single
+            network, which has no spread.
         level: level of each one-sided test, such as 0.95. Both tests share one interval, whose
             coverage is ``1 - 2 * (1 - level)``, see
             :func:`irevnet.analysis.statistics.difference_of_accuracies`.
 
     Returns:
-        Estimates by ``FAMILY_minus_BASELINE``, whose ``n`` counts the networks of both. A family
-        of one network has no spread and therefore no entry.
+        Estimates by ``FAMILY_minus_OTHER``, whose ``n`` counts the networks of both.
     """
     several = {family: rows for family, rows in correct_images.items() if len(rows) > 1}
     return {
-        f"{family}_minus_{baseline}": difference_of_accuracies(
-            several[family], several[baseline], level=1 - 2 * (1 - level)
+        f"{family}_minus_{other}": difference_of_accuracies(
+            several[family], several[other], level=1 - 2 * (1 - level)
         )
-        for family in several
-        if family not in baselines
-        for baseline in baselines
-        if baseline in several
-    }
-
-
-def variant_differences(
-    correct_images: Mapping[str, np.ndarray], variants: Mapping[str, str], level: float
-) -> dict[str, Estimate]:
-    """Mean accuracy of a family minus that of its variant, which differs from it in one thing.
-
-    Args:
-        correct_images: as for :func:`baseline_differences`.
-        variants: a family by the name of its variant.
-        level: as for :func:`baseline_differences`.
-
-    Returns:
-        Estimates by ``FAMILY_minus_VARIANT``, for pairs with several networks of both.
-    """
-    return {
-        f"{family}_minus_{variant}": difference_of_accuracies(
-            correct_images[family], correct_images[variant], level=1 - 2 * (1 - level)
-        )
-        for variant, family in variants.items()
-        if min(len(correct_images[family]), len(correct_images[variant])) > 1
+        for family, other in pairs
+        if family in several and other in several
     }
