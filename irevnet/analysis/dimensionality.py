@@ -12,7 +12,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from irevnet.analysis.separation import fit_svm, nearest_neighbour_correct, standardised
+from irevnet.analysis.separation import penalty_summary, scores, standardised
 from irevnet.analysis.statistics import mean_of_networks, proportion
 
 __all__ = ["by_dimension", "keep_components", "plateau", "principal_components", "summary"]
@@ -52,26 +52,25 @@ def by_dimension(
         test_labels: ``(M,)``.
         dimensions: numbers of components, increasing. Those that reach the number of all
             components are left out, and that number is added.
-        penalties: see :func:`irevnet.analysis.separation.fit_svm`.
+        penalties: see :func:`irevnet.analysis.separation.choose_penalty`.
         search_tolerance: see the same function.
 
     Returns:
-        ``tried``, numbers of components; for each of them, ``svm`` and ``knn``, test accuracies,
-        and ``penalty``, the chosen one; ``variance``, the share of the variance in the first 1, 2,
-        ... components.
+        ``tried``, numbers of components; for each of them, what
+        :func:`irevnet.analysis.separation.scores` returns; ``variance``, the share of the
+        variance in the first 1, 2, ... components.
     """
     projected, scored, variance = principal_components(*standardised(train, test))
     full = projected.shape[1]
     tried = [*(d for d in dimensions if d < full), full]
-    scores: dict[str, list[float]] = {"svm": [], "knn": [], "penalty": []}
-    for d in tried:
-        fitted = projected[:, :d]
-        machine = fit_svm(fitted, train_labels, penalties, search_tolerance)
-        neighbour = nearest_neighbour_correct(fitted, train_labels, scored[:, :d], test_labels)
-        scores["svm"].append(float((machine.predict(scored[:, :d]) == test_labels).mean()))
-        scores["knn"].append(float(neighbour.mean()))
-        scores["penalty"].append(float(machine.C))
-    return {"tried": tried, **scores, "variance": variance.tolist()}
+    rows = [
+        scores(
+            projected[:, :d], train_labels, scored[:, :d], test_labels, penalties, search_tolerance
+        )
+        for d in tried
+    ]
+    by_name = {name: [row[name] for row in rows] for name in rows[0]}
+    return {"tried": tried, **by_name, "variance": variance.tolist()}
 
 
 def keep_components(fitted: Tensor, z: Tensor, counts: Sequence[int]) -> Tensor:
@@ -141,7 +140,9 @@ def summary(
         by the number of components; ``*_against_initial``, divided by the mean plateau at
         initialisation; ``variance_at_*_plateau``; ``*_accuracy``, on all components. Also
         ``initial_*_plateau``, a mean, and ``readout_loss``, the network's own accuracy minus that
-        of the linear support vector machine on all components, which is a linear read-out.
+        of the linear support vector machine on all components, which is a linear read-out; and what
+        :func:`irevnet.analysis.separation.penalty_summary` returns, of machines on all components
+        and on fewer.
     """
     tried = trained[0]["tried"]
     full = int(tried[-1])
@@ -173,4 +174,6 @@ def summary(
         results[f"initial_{name}_plateau"] = float(before)
     loss = np.array(own_accuracies) - [one["svm"][-1] for one in trained]
     results["readout_loss"] = mean_of_networks(loss, (-1, 1)).as_dict()
-    return results
+    last = np.array([one["penalty"][-1] for one in trained])
+    at_edge = np.array([one["penalty_at_edge"] for one in (*trained, *initial)])
+    return results | penalty_summary(last, at_edge)

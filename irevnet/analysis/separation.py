@@ -7,33 +7,38 @@ standardised.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul, truediv
 
 import numpy as np
 import torch
 from scipy import stats
 from scipy.spatial.distance import pdist
-from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from irevnet.analysis.protocols import HasStates
-from irevnet.analysis.statistics import mean_of_networks, proportion
+from irevnet.analysis.statistics import Estimate, mean_of_networks, proportion
 from irevnet.checks import check_evaluation_mode
 
 __all__ = [
     "ClassDistances",
+    "Penalty",
     "averaged_states",
     "by_depth",
+    "choose_penalty",
     "class_distances",
     "errors_removed",
-    "fit_svm",
     "nearest_neighbour_correct",
+    "penalty_summary",
+    "scores",
     "standardised",
     "summary",
-    "svm_correct",
 ]
+
+_MOST_BEYOND = 3  # penalties that are tried beyond either end of a grid
 
 
 @torch.no_grad()
@@ -127,43 +132,117 @@ def nearest_neighbour_correct(
     return classifier.predict(test) == test_labels
 
 
-def fit_svm(
+@dataclass(frozen=True)
+class Penalty:
+    """The penalty C of a linear support vector machine.
+
+    Args:
+        value: the penalty.
+        at_edge: whether it is the smallest or the largest that was tried, so that a better one may
+            lie beyond.
+    """
+
+    value: float
+    at_edge: bool
+
+
+def choose_penalty(
     train: np.ndarray,
     train_labels: np.ndarray,
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
-) -> LinearSVC:
-    """A linear support vector machine whose penalty is chosen on a third of the training items.
+) -> Penalty:
+    """Chooses the penalty of a linear support vector machine on a third of the training items.
+
+    If the best of ``penalties`` is at an end of them, the search goes on beyond in factors of 10,
+    at most three of them, as long as each is better than the one before.
 
     Args:
         train: ``(N, d)``, standardised.
         train_labels: ``(N,)``.
-        penalties: values of the penalty C to choose from, increasing; the smallest of equally good
-            ones is chosen.
+        penalties: values to choose from; the smallest of equally good ones is chosen. A single
+            value is taken as it is.
         search_tolerance: tolerance at which optimisation stops while penalties are compared, which
-            takes most of the time; the optimisation of the returned machine stops at 1e-3.
+            takes most of the time.
     """
-    # The dual problem takes few passes if penalties are small; otherwise the primal is faster.
-    machine = LinearSVC(dual=max(penalties) <= 1e-3, tol=search_tolerance, random_state=0)
-    best = {"C": penalties[0]}
-    if len(penalties) > 1:
-        split = StratifiedShuffleSplit(1, test_size=1 / 3, random_state=0)
-        search = GridSearchCV(machine, {"C": list(penalties)}, cv=split, refit=False)
-        best = search.fit(train, train_labels).best_params_
-    return machine.set_params(**best, tol=1e-3).fit(train, train_labels)
+    if len(penalties) == 1:
+        return Penalty(penalties[0], at_edge=False)
+    split = StratifiedShuffleSplit(1, test_size=1 / 3, random_state=0)
+    fitted, held_out = next(split.split(train, train_labels))
+
+    def accuracy(value: float) -> float:
+        machine = _machine(value, search_tolerance).fit(train[fitted], train_labels[fitted])
+        return float(machine.score(train[held_out], train_labels[held_out]))
+
+    accuracies = {value: accuracy(value) for value in sorted(penalties)}
+    best = max(accuracies, key=lambda value: accuracies[value])
+    for end, further in ((min, truediv), (max, mul)):
+        for _ in range(_MOST_BEYOND):
+            if best != end(accuracies):
+                break
+            beyond = further(best, 10)
+            accuracies[beyond] = accuracy(beyond)
+            if accuracies[beyond] > accuracies[best]:
+                best = beyond
+    return Penalty(best, at_edge=best in (min(accuracies), max(accuracies)))
 
 
-def svm_correct(
+def _machine(penalty: float, tolerance: float) -> LinearSVC:
+    # The dual problem takes few passes if the penalty is small; otherwise the primal is faster.
+    return LinearSVC(C=penalty, dual=penalty <= 1e-3, tol=tolerance, random_state=0)
+
+
+def scores(
     train: np.ndarray,
     train_labels: np.ndarray,
     test: np.ndarray,
     test_labels: np.ndarray,
     penalties: Sequence[float],
     search_tolerance: float = 1e-3,
-) -> np.ndarray:
-    """Which test items the machine of :func:`fit_svm` classifies correctly, ``(M,)`` bool."""
-    machine = fit_svm(train, train_labels, penalties, search_tolerance)
-    return machine.predict(test) == test_labels
+) -> dict[str, float]:
+    """Test accuracies of both classifiers.
+
+    Args:
+        train: ``(N, d)``, standardised, to which the classifiers are fitted.
+        train_labels: ``(N,)``.
+        test: ``(M, d)``, on which they are scored.
+        test_labels: ``(M,)``.
+        penalties: see :func:`choose_penalty`.
+        search_tolerance: see the same function; the optimisation of the scored machine stops at
+            1e-3.
+
+    Returns:
+        ``svm`` and ``knn``, 0 to 1; ``penalty``, that of the machine, and ``penalty_at_edge``, 1 if
+        it is at an edge of the search, else 0.
+    """
+    penalty = choose_penalty(train, train_labels, penalties, search_tolerance)
+    machine = _machine(penalty.value, 1e-3).fit(train, train_labels)
+    neighbour = nearest_neighbour_correct(train, train_labels, test, test_labels)
+    return {
+        "svm": float(machine.score(test, test_labels)),
+        "knn": float(neighbour.mean()),
+        "penalty": penalty.value,
+        "penalty_at_edge": float(penalty.at_edge),
+    }
+
+
+def penalty_summary(penalties: np.ndarray, at_edge: np.ndarray) -> dict[str, object]:
+    """Summarises the penalties that were chosen.
+
+    Args:
+        penalties: of each network's machine on all of its last features, ``(networks,)``.
+        at_edge: ``penalty_at_edge`` of every machine of a family, of any shape.
+
+    Returns:
+        ``svm_penalty``, the median with its range; ``svm_fits``, the number of machines;
+        ``svm_fits_at_edge``, how many of them have a penalty at an edge of the search.
+    """
+    ends = float(np.min(penalties)), float(np.max(penalties))
+    return {
+        "svm_penalty": Estimate(float(np.median(penalties)), *ends, len(penalties)).as_dict(),
+        "svm_fits": int(np.size(at_edge)),
+        "svm_fits_at_edge": int(np.sum(at_edge)),
+    }
 
 
 def by_depth(
@@ -183,33 +262,28 @@ def by_depth(
         train_labels: ``(N,)``.
         test: images ``(M, C, H, W)`` on which they are scored.
         test_labels: ``(M,)``.
-        penalties: see :func:`fit_svm`.
+        penalties: see :func:`choose_penalty`.
         search_tolerance: see the same function.
 
     Returns:
-        One value per depth for each name. ``svm`` and ``knn`` are test accuracies, ``penalty`` is
-        the chosen one, ``within`` and ``between`` are mean distances of test images, and
-        ``contraction`` is their ratio.
+        One value per depth for each name: those of :func:`scores`, on standardised features;
+        ``within`` and ``between``, mean distances of test images; and ``contraction``, their ratio.
     """
-    names = ("svm", "penalty", "knn", "within", "between", "contraction")
-    scores: dict[str, list[float]] = {name: [] for name in names}
+    rows = []
     states = zip(averaged_states(model, train), averaged_states(model, test), strict=True)
     for train_features, test_features in states:
         fitted, scored = standardised(train_features, test_features)
-        machine = fit_svm(fitted, train_labels, penalties, search_tolerance)
-        neighbour = nearest_neighbour_correct(fitted, train_labels, scored, test_labels)
+        items = (fitted, train_labels, scored, test_labels)
         distances = class_distances(scored, test_labels)
-        values = (
-            (machine.predict(scored) == test_labels).mean(),
-            machine.C,
-            neighbour.mean(),
-            distances.within,
-            distances.between,
-            distances.ratio,
+        rows.append(
+            scores(*items, penalties, search_tolerance)
+            | {
+                "within": distances.within,
+                "between": distances.between,
+                "contraction": distances.ratio,
+            }
         )
-        for name, value in zip(names, values, strict=True):
-            scores[name].append(float(value))
-    return scores
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def errors_removed(trained: np.ndarray, initial: np.ndarray) -> np.ndarray:
@@ -246,7 +320,7 @@ def summary(
         gain in accuracy over the last three blocks, or over all if there are fewer. Means:
         ``initial_*_last`` and ``initial_*_jump``; by depth, ``*_by_depth``,
         ``initial_*_by_depth`` and ``*_errors_removed_by_depth``. Also ``contraction_first`` and
-        ``contraction_last``.
+        ``contraction_last``, and those of :func:`penalty_summary`.
     """
     rows = {name: np.asarray(values, dtype=float) for name, values in trained.items()}
     results: dict[str, object] = {"networks": len(rows["svm"]), "test_images": test_images}
@@ -269,13 +343,13 @@ def summary(
             f"{name}_errors_removed_by_depth": removed.mean(axis=0).tolist(),
             f"initial_{name}_by_depth": before.tolist(),
         }
-    for name, values in rows.items():
-        if name != "penalty":
-            results[f"{name}_by_depth"] = values.mean(axis=0).tolist()
+    for name in ("svm", "knn", "within", "between", "contraction"):
+        results[f"{name}_by_depth"] = rows[name].mean(axis=0).tolist()
     for place, column in (("first", 0), ("last", -1)):
         ratio = mean_of_networks(rows["contraction"][:, column], (0, np.inf))
         results[f"contraction_{place}"] = ratio.as_dict()
-    return results
+    at_edge = np.concatenate([one["penalty_at_edge"] for one in (trained, initial)])
+    return results | penalty_summary(rows["penalty"][:, -1], at_edge)
 
 
 def _rank_correlation(values: np.ndarray) -> float:

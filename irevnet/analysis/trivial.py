@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from irevnet.analysis.dimensionality import principal_components
 from irevnet.analysis.protocols import Encoder
-from irevnet.analysis.separation import nearest_neighbour_correct, standardised, svm_correct
+from irevnet.analysis.separation import scores, standardised
 
 __all__ = ["TrivialMap", "accuracies", "equal_dimension", "image_shares"]
 
@@ -126,15 +126,11 @@ def accuracies(
         train: ``(N, d)``.
         test: ``(M, d)``.
         labels: of the training items, ``(N,)``, and of the test items, ``(M,)``.
-        penalties: as for :func:`irevnet.analysis.separation.fit_svm`.
+        penalties: as for :func:`irevnet.analysis.separation.choose_penalty`.
         search_tolerance: as for the same function.
 
     Returns:
-        ``svm`` and ``knn``, 0 to 1.
+        What :func:`irevnet.analysis.separation.scores` returns.
     """
     train, test = standardised(train, test)
-    items = (train, labels[0], test, labels[1])
-    return {
-        "svm": float(svm_correct(*items, penalties, search_tolerance).mean()),
-        "knn": float(nearest_neighbour_correct(*items).mean()),
-    }
+    return scores(train, labels[0], test, labels[1], penalties, search_tolerance)

@@ -56,7 +56,9 @@ def curves(plateau, accuracy=0.9):
     """The scores of a network whose classifiers need ``plateau`` of 8 components."""
     tried = [1, 2, 4, 8]
     scores = [accuracy if d >= plateau else 0.1 for d in tried]
-    return {"tried": tried, "svm": scores, "knn": scores, "variance": [d / 8 for d in range(1, 9)]}
+    variance = [d / 8 for d in range(1, 9)]
+    penalties = {"penalty": [0.1] * 3 + [0.01], "penalty_at_edge": [1, 0, 0, 0]}
+    return {"tried": tried, "svm": scores, "knn": scores, "variance": variance, **penalties}
 
 
 def test_summary_sets_plateaus_against_classes_and_initialisation():
@@ -76,6 +78,8 @@ def test_summary_sets_plateaus_against_classes_and_initialisation():
     assert results["variance_at_knn_plateau"]["value"] == pytest.approx((2 / 8 + 4 / 8) / 2)
     assert results["readout_loss"]["value"] == pytest.approx(0.03)
     assert results["readout_loss"]["n"] == 2
+    assert results["svm_penalty"]["value"] == 0.01
+    assert (results["svm_fits_at_edge"], results["svm_fits"]) == (4, 16)
 
 
 def test_networks_equal_to_their_initialisation_have_a_ratio_of_one():

@@ -21,7 +21,8 @@ def separable():
 
 def test_both_classifiers_separate_separable_classes(separable):
     assert separation.nearest_neighbour_correct(*separable).all()
-    assert separation.svm_correct(*separable, penalties=[0.1, 1.0]).all()
+    scores = separation.scores(*separable, [0.1, 1.0])
+    assert (scores["svm"], scores["knn"]) == (1, 1)
 
 
 def test_nearest_neighbours_separate_classes_that_a_linear_svm_cannot():
@@ -30,9 +31,9 @@ def test_nearest_neighbours_separate_classes_that_a_linear_svm_cannot():
     train, corner = clusters(generator, 2, corners, 80)
     test, test_corner = clusters(generator, 2, corners, 40)
     labels, test_labels = corner // 2, test_corner // 2
-    assert separation.nearest_neighbour_correct(train, labels, test, test_labels).all()
-    svm = separation.svm_correct(train, labels, test, test_labels, penalties=[1.0])
-    assert svm.mean() < 0.8
+    scores = separation.scores(train, labels, test, test_labels, [1.0])
+    assert scores["knn"] == 1
+    assert scores["svm"] < 0.8
 
 
 def test_class_distances_are_those_of_planted_classes():
@@ -77,7 +78,9 @@ def planted(accuracies, contraction=0.5):
     """Networks with the same accuracies of both classifiers at every depth."""
     rows = np.array(accuracies, dtype=float)
     same = np.full_like(rows, contraction)
-    return {"svm": rows, "knn": rows, "within": same, "between": same, "contraction": same}
+    distances = dict.fromkeys(("within", "between", "contraction"), same)
+    penalties = {"penalty": np.full_like(rows, 0.1), "penalty_at_edge": rows > 0.8}
+    return {"svm": rows, "knn": rows, **distances, **penalties}
 
 
 def test_errors_removed():
@@ -99,6 +102,8 @@ def test_summary_judges_what_training_adds():
     assert results["knn_jump"]["value"] == pytest.approx(0.55)
     assert results["initial_knn_jump"] == pytest.approx(0.3)
     assert results["contraction_last"]["value"] == 0.5
+    assert results["svm_penalty"] == {"value": 0.1, "low": 0.1, "high": 0.1, "n": 2}
+    assert (results["svm_fits_at_edge"], results["svm_fits"]) == (1, 20)
 
 
 def test_summary_of_networks_at_initialisation_has_no_gain():
@@ -125,13 +130,46 @@ def test_standardised_removes_the_mean_and_spread_of_the_training_items():
     np.testing.assert_allclose(scored, [[2, 1]])
 
 
-def test_the_penalty_is_chosen_among_those_given():
+def test_a_penalty_is_chosen_by_accuracy_on_a_part_of_the_training_items():
     generator = np.random.default_rng(0)
     # Few items in many dimensions of noise: the weak machine, with a small C, does better.
     labels = np.arange(60) % 2
     features = generator.normal(0, 1, (60, 300)) + 0.3 * (2 * labels[:, None] - 1)
-    assert separation.fit_svm(features, labels, [1e-3, 1e3]).C == 1e-3
-    assert separation.fit_svm(features, labels, [7.0]).C == 7.0
+    assert separation.choose_penalty(features, labels, [1e-3, 1e3]).value <= 1e-3
+    assert separation.choose_penalty(features, labels, [7.0]) == separation.Penalty(7.0, False)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "penalty"),
+    [
+        ({}, separation.Penalty(0.01, False)),  # all the same: the smallest, and the next no better
+        ({0.1: 1}, separation.Penalty(0.1, False)),
+        ({1e-3: 1}, separation.Penalty(1e-3, False)),
+        ({1e-3: 1, 1e-4: 2, 1e-5: 2}, separation.Penalty(1e-4, False)),
+        (
+            {0.1: 1, 1.0: 2, 10.0: 3, 100.0: 4},
+            separation.Penalty(100.0, True),
+        ),  # the last that is tried
+        ({1e-3: 1, 1e-4: 2, 1e-5: 3}, separation.Penalty(1e-5, True)),
+        ({1e-5: 1}, separation.Penalty(0.01, False)),  # out of sight
+    ],
+)
+def test_the_search_goes_on_beyond_the_grid_while_that_is_better(monkeypatch, accuracies, penalty):
+    class Machine:
+        def __init__(self, value, tolerance):
+            self.value = value
+
+        def fit(self, *_):
+            return self
+
+        def score(self, *_):
+            return accuracies.get(float(f"{self.value:.6g}"), 0)
+
+    monkeypatch.setattr(separation, "_machine", Machine)
+    items = np.zeros((12, 2)), np.arange(12) % 2
+    chosen = separation.choose_penalty(*items, [0.01, 0.1])
+    assert chosen.value == pytest.approx(penalty.value)
+    assert chosen.at_edge == penalty.at_edge
 
 
 def test_by_depth_finds_classes_where_a_network_shows_them():

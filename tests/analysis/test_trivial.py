@@ -131,4 +131,4 @@ def test_both_classifiers_score_what_is_separable():
     codes = 5 * np.eye(3)[labels] + generator.normal(0, 0.1, (60, 3))
     wrong = (labels[30:] + (np.arange(30) < 6)) % 3
     actual = trivial.accuracies(codes[:30], codes[30:], (labels[:30], wrong), [1.0], 0.1)
-    assert actual == {"svm": 0.8, "knn": 0.8}
+    assert actual == {"svm": 0.8, "knn": 0.8, "penalty": 1.0, "penalty_at_edge": 0}
