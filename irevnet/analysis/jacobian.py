@@ -25,6 +25,7 @@ from irevnet.checks import check_evaluation_mode
 
 __all__ = [
     "condition_number",
+    "cumulated_energy",
     "direction_bytes",
     "effective_rank",
     "energy_dimensions",
@@ -269,8 +270,18 @@ def condition_number(singular_values: Tensor, rank: Tensor | None = None) -> Ten
     return singular_values[:, 0] / singular_values.gather(1, rank[:, None] - 1)[:, 0]
 
 
+def cumulated_energy(singular_values: Tensor) -> Tensor:
+    """The share of the energy that the first 1, 2, ... directions carry, ``(N, k)``.
+
+    Args:
+        singular_values: ``(N, k)``, decreasing; the energy is the sum of their squares.
+    """
+    energy = singular_values.square().cumsum(dim=1)
+    return energy / energy[:, -1:]
+
+
 def energy_dimensions(singular_values: Tensor, share: float) -> Tensor:
-    """How many directions carry ``share`` of the energy, the sum of squared singular values.
+    """How many directions carry ``share`` of the energy, see :func:`cumulated_energy`.
 
     Args:
         singular_values: ``(N, k)``, decreasing.
@@ -279,8 +290,7 @@ def energy_dimensions(singular_values: Tensor, share: float) -> Tensor:
     Returns:
         ``(N,)`` int64, 1 to ``k``.
     """
-    energy = singular_values.square().cumsum(dim=1)
-    return (energy < share * energy[:, -1:]).sum(dim=1) + 1
+    return (cumulated_energy(singular_values) < share).sum(dim=1) + 1
 
 
 def log_determinant(singular_values: Tensor) -> Tensor:

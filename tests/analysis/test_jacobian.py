@@ -172,6 +172,8 @@ def test_spectra_and_derived_quantities_of_a_known_matrix():
     assert jacobian.condition_number(spectrum).tolist() == pytest.approx([32])
     assert jacobian.log_determinant(spectrum).tolist() == pytest.approx([math.log(16)])
     # Energies 64, 16, 4, 0.0625: the first carries 76%, two 95%.
+    shares = [64 / 84.0625, 80 / 84.0625, 84 / 84.0625, 1]
+    assert jacobian.cumulated_energy(spectrum)[0].tolist() == pytest.approx(shares)
     assert jacobian.energy_dimensions(spectrum, 0.75).tolist() == [1]
     assert jacobian.energy_dimensions(spectrum, 0.9).tolist() == [2]
 
