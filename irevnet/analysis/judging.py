@@ -17,6 +17,7 @@ __all__ = [
     "noisy",
     "noisy_copies",
     "recognised",
+    "recognised_along",
 ]
 
 _CHUNK = 256  # images that a judge sees at a time
@@ -133,3 +134,34 @@ def recognised(judges: Sequence[nn.Module], images: Tensor, classes: Tensor) -> 
         for judge in judges
     ]
     return float(torch.stack(shares).mean())
+
+
+def recognised_along(
+    judges: Sequence[nn.Module],
+    paths: Tensor,
+    blends: Tensor,
+    classes: Tensor,
+    test: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+) -> tuple[list[float], list[float]]:
+    """How often judges recognise the images at each position of paths, and equally noisy images.
+
+    Args:
+        judges: classifiers in evaluation mode.
+        paths: images ``(P, steps, C, H, W)``.
+        blends: of the pixels of the paths' ends, at the same positions, ``(P, steps, C, H, W)``.
+        classes: classes of both ends, int64 ``(P, 2)``; either one counts as recognised.
+        test: images ``(N, C, H, W)`` in [0, 1] and their classes. They get as much noise as the
+            paths have at a position, see :func:`noise_strength`.
+        generator: on the CPU, for that noise.
+
+    Returns:
+        Shares by position, of the paths and of the noisy images.
+    """
+    images, labels = test
+    seen, yardstick = [], []
+    for points, blend in zip(paths.unbind(1), blends.unbind(1), strict=True):
+        as_noisy = noisy(images, noise_strength(points, blend), generator)
+        seen.append(recognised(judges, points, classes))
+        yardstick.append(recognised(judges, as_noisy, labels[:, None]))
+    return seen, yardstick

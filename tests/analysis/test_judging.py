@@ -75,3 +75,17 @@ def test_without_noise_the_yardstick_is_the_accuracy_on_test_images():
     assert recognition.yardstick == 3 / 4
     assert recognition.noise_strength == 0
     assert recognition.recognised_of_yardstick == 1 / (3 / 4)
+
+
+def test_along_a_path_the_class_is_lost_where_the_images_leave_the_blends():
+    # One path within class 0, off the blend in the middle alone, where it passes for class 2.
+    blends = grey(0.1, 0.1, 0.1)[None]
+    paths = grey(0.1, 1.0, 0.1)[None]
+    test = grey(*[0.3] * 40), torch.zeros(40, dtype=torch.int64)
+    judges, noise = [ByBrightness().eval()], torch.Generator().manual_seed(0)
+    seen, yardstick = judging.recognised_along(
+        judges, paths, blends, torch.tensor([[0, 0]]), test, noise
+    )
+    assert seen == [1, 0, 1]
+    assert yardstick[::2] == [1, 1], "no noise at the ends"
+    assert yardstick[1] < 0.5, "clipped noise of 0.9 makes dark images brighter"
