@@ -13,12 +13,13 @@ from typing import Any
 import yaml
 
 from pipeline.files import read_json
-from pipeline.notation import counted, show_bound, show_metric
+from pipeline.notation import counted, show_bound, show_metric, show_number
 
 __all__ = [
     "SYMBOLS",
     "Budget",
     "Experiment",
+    "both_inverses",
     "budget_of",
     "by_benchmark",
     "claims_of",
@@ -87,7 +88,7 @@ class Experiment:
 
     Args:
         name: its section in ``params.yaml``.
-        title: the name of its images, such as ``"CIFAR-10"``.
+        title: see :func:`title`.
         rows: the rows of its ``claims.json``.
         budget: the cost of its training.
     """
@@ -142,11 +143,15 @@ def claims_of(experiments: Iterable[Experiment]) -> dict[str, dict[str, Any]]:
 
 
 def title(experiment: str, root: Path) -> str:
-    """The name of an experiment's images, such as ``"CIFAR-10"``; else the experiment's name."""
+    """What readers see of an experiment, such as ``"CIFAR-10 with short training"``.
+
+    Its ``title`` in ``params.yaml``; else the name of its images; else the experiment's name.
+    """
     params = root / "params.yaml"
     sections = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
-    data = sections.get(experiment, {}).get("data", {}).get("name")
-    return _DATA_TITLES.get(data) or _DATA_TITLES.get(experiment, experiment)
+    section = sections.get(experiment, {})
+    own = section.get("title") or _DATA_TITLES.get(section.get("data", {}).get("name"))
+    return own or _DATA_TITLES.get(experiment, experiment)
 
 
 def finding(experiments: Iterable[Experiment], claim_id: str) -> str:
@@ -193,6 +198,25 @@ def short_answer(experiments: Iterable[Experiment]) -> str:
         if from_paper(row) and by_benchmark(row)
     ]
     return " ".join(sentences)
+
+
+def both_inverses(experiments: Iterable[Experiment]) -> str:
+    """Errors of the paper's inverse and of the one that puts known channels back; may be empty."""
+    parts = []
+    for one in experiments:
+        measured = {c["metric"]: c for row in one.rows for c in row["conditions"] if "value" in c}
+        plain, restored = (
+            measured.get(f"inversion.irevnet.{name}relative_error") for name in ("plain.", "")
+        )
+        if plain and restored:
+            errors = (show_number([c["value"]], 2).on_one_line() for c in (plain, restored))
+            parts.append(f"{' and '.join(errors)} on {one.title}")
+    if not parts:
+        return ""
+    return (
+        "Mean relative error of the paper's inverse of an injective network, and of the inverse "
+        f"that puts back the channels that are the same for every image: {'; '.join(parts)}."
+    )
 
 
 def tested_on(experiments: Sequence[Experiment]) -> str:

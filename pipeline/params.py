@@ -152,11 +152,13 @@ class Model(Section):
 class _Experiment(Section):
     """One experiment: data, networks, training, and the parameters of the questions it asks.
 
+    ``title`` is what readers see, within a sentence; without one they see the name of the images.
     ``judged_on: validation`` keeps the test images untouched, for experiments that choose a recipe.
     ``stored: dvc`` keeps trained networks in DVC's cache and remotes, for networks that are too
     large for git.
     """
 
+    title: Annotated[str, Field(min_length=1)] | None = None
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(different)
     ]

@@ -287,7 +287,6 @@ QUESTIONS = {
     ),
     "jacobian": Question(
         Jacobian,
-        runs=True,
         families=("irevnet_bijective",),
         metrics={
             "{family}.condition_number": "number",

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.answer import (
     SYMBOLS,
     Experiment,
+    both_inverses,
     claims_of,
     clause,
     load_experiments,
@@ -23,7 +24,7 @@ from pipeline.answer import (
     short_answer,
     tested_on,
 )
-from pipeline.notation import show_bound, show_metric
+from pipeline.notation import plain, show_bound, show_metric
 from pipeline.questions import QUESTIONS
 
 __all__ = ["main", "render_answer", "render_results", "render_scorecard", "replace"]
@@ -41,7 +42,7 @@ folder with the executed notebook, its numbers (`metrics.json`) and their proven
 
 
 def render_answer(root: Path) -> str:
-    """Markdown of the counted verdicts and of the first experiment's reconstructions."""
+    """Markdown of the counted verdicts, the first experiment's reconstructions, and C1."""
     experiments = load_experiments(root)
     parts = [f"**{short_answer(experiments)}**"]
     for experiment in experiments:
@@ -51,7 +52,8 @@ def render_answer(root: Path) -> str:
             parts.append(f"![{caption}]({picture})")
             parts.append(f"*{caption} by the inverses of trained networks.*")
             break
-    return "\n\n".join(parts)
+    parts.append(plain(both_inverses(experiments)))
+    return "\n\n".join(filter(None, parts))
 
 
 def render_scorecard(root: Path) -> str:

@@ -143,6 +143,23 @@ def test_finished_runs_are_counted_among_those_of_params_yaml(extension: ModuleT
     assert extension.finished(results, "ilsvrc2012") == ""  # its network was trained by others
 
 
+def test_accuracies_are_listed_by_family(extension: ModuleType, folder: Path) -> None:
+    for run, accuracy in (("irevnet-0", 0.75), ("irevnet-1", 0.25), ("zeros_4-0", 0.875)):
+        write(folder / f"results/toy/train/{run}/metrics.json", {"accuracy": accuracy})
+    assert extension.by_family(view(extension, folder).toy.train, "accuracy") == (
+        "50.0% (i-RevNet, injective), 50.0% (ResNet) and 87.5% (zeros 4)"
+    )
+
+
+def test_verdicts_are_those_of_experiments_that_test_the_claim(extension: ModuleType) -> None:
+    claims = {
+        "b": {"C1": {"verdict": "consistent"}, "C2": {"verdict": "inconclusive"}},
+        "a": {"C1": {"verdict": "inconsistent"}, "C2": {"verdict": "not tested here"}},
+    }
+    assert extension.verdicts(claims, "C1") == "`a`: inconsistent; `b`: consistent"
+    assert extension.verdicts(claims, "C2", "C3") == "C2: `b`: inconclusive. C3: not tested here"
+
+
 def test_values_and_intervals_can_be_shown_apart(extension: ModuleType, folder: Path) -> None:
     error = view(extension, folder).toy.inversion.i_revnet.error
     assert extension.show_number(error, 2).apart() == (
@@ -306,7 +323,11 @@ def test_benchmarks_by_device(folder: Path) -> None:
     )
     write(
         folder / "results/benchmarks/cpu-1-threads/jacobian.json",
-        {"times": {"value": 2.5, "low": 2, "high": 3}},
+        {
+            "provenance": run | {"command": "python -m benchmarks.jacobian"},
+            "times": {"value": 2.5, "low": 2, "high": 3},
+            "targets": [{"what": "Bits", "target": "yes", "measured": True, "met": True}],
+        },
     )
     page, warnings = build(
         folder,
@@ -323,8 +344,18 @@ def test_benchmarks_by_device(folder: Path) -> None:
     assert any("Error at most 1e-5" in row and "not reached" in row for row in shown)
     nothing = "Bytes at least 10 \N{EN DASH} \N{EN DASH} not measured here"
     assert any(nothing in row for row in shown)
-    assert "CPU, 3 threads" in page
-    assert "python -m benchmarks.memory_and_speed" in re.sub("<[^>]*>", "", page)
+    assert any("Bits yes yes ✓ reached" in row for row in shown)
+    assert any("trained in 120 s or less at least 0.945" in row for row in shown)
+    assert re.findall('<span class="caption-text">(.*?)</span>', page) == [
+        "CPU, 1 thread",
+        "CPU, 3 threads",
+        "A GPU",
+    ]
+    text = re.sub("<[^>]*>", "", page)
+    assert "python -m benchmarks.jacobian" in text
+    assert "python -m benchmarks.memory_and_speed --device cuda" in text
+    write(folder / "results/benchmarks/cuda-h200/jacobian.json", {})
+    assert "A GPU" not in build(folder, "```{targets}\n```\n")[0]
 
 
 def test_missing_results_are_named_in_a_warning(folder: Path) -> None:
@@ -491,25 +522,30 @@ def test_a_table_of_a_benchmark(families: Path) -> None:
 def test_a_part_of_a_page_is_there_for_each_experiment(folder: Path) -> None:
     write(folder / "results/other/inversion/metrics.json", {"n": 5, "error": 2.5e-6})
     (folder / "params.yaml").write_text(
-        "default: other\nother: {data: {name: cifar10}}\ntoy: {data: {name: digits}}\n"
+        "other: {data: {name: cifar10}, title: photographs}\ntoy: {data: {name: digits}}\n"
     )
     (folder / "results/other/a.png").touch()
     (folder / "results/toy/a.png").touch()
     page, warnings = build(
         folder,
         "::::{experiments} inversion\n## <title> in <experiment>\n\n"
-        "{{ number(results.<experiment>.inversion.n) }} images.\n<default>The default.\n\n"
+        "{{ number(results.<experiment>.inversion.n) }} images.\n\n"
+        "<other|gone> Only other:\n<experiment>.\n\n"
         "```{image} results/<experiment>/a.png\n---\n"
         'alt: "{{ number(results.<experiment>.inversion.n) }} of {{ number(2.5e-6) }}"\n---\n```\n'
         "::::\n\n::::{experiments} inversion toy\nOnly toy: <experiment>.\n::::\n\n"
+        "::::{experiments} inversion gone|toy|other\nFirst of three: <experiment>.\n::::\n\n"
+        "::::{experiments} inversion,train other|toy\nBoth: <experiment>.\n::::\n\n"
         "::::{experiments} inversion gone\nNothing.\n::::\n\n"
         "::::{experiments} metamers\nNothing.\n::::\n",
     )
     assert warnings == ""
-    assert re.findall("<h2>(.*?)<", page) == ["CIFAR-10 in other", "Handwritten digits in toy"]
-    assert "5 images. The default." in page
-    assert page.count("The default.") == 1
+    assert re.findall("<h2>(.*?)<", page) == ["Photographs in other", "Handwritten digits in toy"]
+    assert "5 images." in page
+    assert re.findall("Only other: (.*?)<", page) == ["other."]
     assert "Only toy: toy." in page
+    assert "First of three: toy." in page
+    assert "Both: toy." in page
     assert "Nothing." not in page
     assert page.count("There are no results in this repository yet.") == 1
     times = "\N{MULTIPLICATION SIGN} 10\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT SIX}"
@@ -535,7 +571,7 @@ def test_what_a_table_lacks_is_named(families: Path) -> None:
         ("toy separation", "a: images.*.state", "images.*.state: 540 is a value and has no"),
         ("toy separation", "a: wrong.*.state", "results.toy.separation.wrong is not in"),
         ("toy separation", ":families: revnet\na: svm", "results.toy.separation.revnet is not in"),
-        ("toy separation", "a: {revnet: rank}", "results.toy.separation.revnet is not in"),
+        ("toy separation", "a: {revnet: rank}", "there are none of the families irevnet, "),
         ("toy separation", ":families: revnets\na: svm", "revnets is none of irevnet, "),
         ("toy separation", "a: {resnets: svm}", "resnets is none of irevnet, "),
         ("toy separation", "a: per cent(svm)", "'per cent(svm)' is not percent(path)"),
@@ -691,6 +727,17 @@ def test_finished_runs_are_listed_with_the_number_of_planned_ones(folder: Path) 
     assert rows["ResNet"] == ["2 of 5", "93.00, 93.12", "99.1, 99.1", "60, 60"]
     assert rows["RevNet"] == ["0 of 5", "", "", ""]
     assert "The recipe: epochs 20, " in page
+
+
+def test_runs_say_in_what_families_differ_from_one_of_them(folder: Path) -> None:
+    page, warnings = build(folder, "```{runs} cifar10_ablations irevnet\n```\n")
+    assert warnings == ""
+    rows = cells(page)
+    assert rows["i-RevNet, injective"][:2] == ["", "0 of 2"]
+    assert rows["zeros first"][:2] == ["zeros before", "0 of 2"]
+    assert rows["zeros 4"][0] == "network irevnet_cifar_bijective, half channels [8, 32, 128]"
+    _, warnings = build(folder, "```{runs} cifar10_ablations zeros_5\n```\n")
+    assert "runs: cifar10_ablations.models has no zeros_5" in warnings
 
 
 def test_runs_of_an_experiment_that_is_not_there_are_named(folder: Path) -> None:

@@ -9,10 +9,12 @@
     ::::
 
 appears once for each experiment that has results for the question, longest training first; without
-results, the page says so. ``<experiment>`` is the name of the section in ``params.yaml``,
-``<title>`` the name of its images, ``<epochs>`` the epochs of its networks. Further arguments limit
-the block to these experiments. A line that begins with ``<default>`` appears only for the default
-experiment.
+results, the page says so. ``accuracy,train`` asks for results of both questions. ``<experiment>``
+is the name of the section in ``params.yaml``, ``<title>`` the name that readers see, ``<epochs>``
+the epochs of its networks. Further arguments limit the block to these experiments; of ``one|other``
+it shows only the first that has results, so that a page changes over to an experiment as soon as it
+is complete. A paragraph that begins with ``<one>`` or ``<one|other>`` appears only for these: it
+says what their results show.
 
 In the options of directives, where MyST does not substitute, ``{{ ... }}`` becomes plain text, so
 that an ``alt`` can contain numbers.
@@ -22,7 +24,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined, TemplateError
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -37,6 +38,8 @@ __all__ = ["expand", "setup"]
 _BLOCK = re.compile(
     r"^(:{4,})\{experiments\} +(\S+)([^\n]*)\n(.*?)^\1 *$", re.MULTILINE | re.DOTALL
 )
+# A paragraph for some experiments: the lines up to the next blank one.
+_OWN = re.compile(r"^<(?!(?:experiment|title|epochs)>)([\w|]+)>[ \n]?((?:.+\n)+)", re.MULTILINE)
 _OPTIONS = re.compile(
     r"^(`{3,}|:{3,})(\{[\w-]+\}[^\n]*)\n---\n(.*?)^---$", re.MULTILINE | re.DOTALL
 )
@@ -53,27 +56,29 @@ def expand(source: str, results: dict[str, Any], repository: Path) -> str:
     """
 
     def repeat(block: re.Match[str]) -> str:
-        question, only, body = block[2], block[3].split(), block[4]
-        names = [name for name in results if question in results[name]]
-        names = [name for name in names if not only or name in only]
-        budgets = {name: budget_of(name, repository) for name in names}
-        names.sort(key=lambda name: (-budgets[name].seconds, name))
+        questions, only, body = block[2].split(","), block[3].split(), block[4]
+        names = [name for name in results if set(questions) <= set(results[name])]
+        if only:
+            choices = (choice.split("|") for choice in only)
+            names = [next(filter(names.__contains__, choice), "") for choice in choices]
+        budgets = {name: budget_of(name, repository) for name in filter(None, names)}
         parts = []
-        for name in names:
-            own = re.sub(r"^<default>(.*\n)", r"\1" if name == default else "", body, flags=re.M)
+        for name in sorted(budgets, key=lambda name: (-budgets[name].seconds, name)):
             words = {
                 "experiment": name,
                 "title": upper(title(name, repository)),
                 "epochs": budgets[name].epochs_text(),
             }
+
+            def choose(own: re.Match[str], name: str = name) -> str:
+                return own[2] if name in own[1].split("|") else ""
+
+            own = _OWN.sub(choose, body)
             for word, meaning in words.items():
                 own = own.replace(f"<{word}>", meaning)
             parts.append(own)
         return "\n".join(parts) if parts or only else f"{NO_RESULTS}\n"
 
-    params = repository / "params.yaml"
-    content = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
-    default = content.get("default")
     return _BLOCK.sub(repeat, source)
 
 

@@ -10,7 +10,8 @@ and the cost. Families that have not been run are listed below, folded.
     ```{runs} cifar10
     ```
 
-The progress of an experiment with long runs, the accuracies of finished runs, and the recipe.
+The progress of an experiment with long runs, the accuracies of finished runs, and the recipe. With
+a family as the second argument, a column says in what each family differs from this one.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from results import show_percent
 from results_directives import ResultsDirective, table
 
 if TYPE_CHECKING:
-    from pipeline.params import Experiment
+    from pipeline.params import Experiment, Model
 
 __all__ = ["Runs", "Trials", "setup"]
 
@@ -57,24 +58,27 @@ class _TrainingTable(ResultsDirective):
 
 
 class Runs(_TrainingTable):
-    """``{runs} experiment``: finished runs of each family, their accuracies, and the recipe."""
+    """``{runs} experiment [family]``: finished runs of each family, accuracies, and the recipe."""
 
     required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """The table and the recipe; a warning if the experiment is missing or trains nothing."""
         from pipeline.figures import FAMILY_LABELS
         from pipeline.params import ParamsError
 
-        (experiment,) = self.arguments
+        experiment, *bases = self.arguments
         try:
             section = self.section(experiment)
         except ParamsError as error:
             return self.missing(f"runs: {error}")
         if section.training is None:
             return self.missing(f"runs: nothing is trained in {experiment}")
+        if unknown := [base for base in bases if base not in section.models]:
+            return self.missing(f"runs: {experiment}.models has no {unknown[0]}")
         rows = []
-        for family in section.models:
+        for family, model in section.models.items():
             values = [
                 {
                     name: self.value("results", experiment, family, seed, name)
@@ -87,6 +91,7 @@ class Runs(_TrainingTable):
             rows.append(
                 [
                     FAMILY_LABELS[family],
+                    *(_difference(model, section.models[base]) for base in bases),
                     f"{len(done)} of {len(section.seeds)}",
                     ", ".join(f"{100 * run['test_accuracy']:.2f}" for run in done),
                     ", ".join(f"{100 * run['train_accuracy']:.1f}" for run in done),
@@ -95,7 +100,10 @@ class Runs(_TrainingTable):
             )
         title = f"Runs of {experiment}, {section.training['epochs']} epochs"
         recipe = nodes.paragraph("", f"The recipe: {_settings(section.training)}.")
-        return [table(_RUNS, rows, (24, 12, 26, 22, 16), "trials", title), recipe]
+        family, *others = _RUNS
+        change = ("Change",) * len(bases)
+        widths = (24, *(34,) * len(bases), 12, 26, 22, 16)
+        return [table((family, *change, *others), rows, widths, "trials", title), recipe]
 
 
 class Trials(_TrainingTable):
@@ -147,6 +155,17 @@ class Trials(_TrainingTable):
         if waiting:
             shown += _folded(f"{len(waiting)} not run yet", waiting)
         return shown
+
+
+def _difference(model: "Model", base: "Model") -> str:
+    """The settings of a family that another one has not."""
+    if model is base:
+        return ""
+    own = {} if model.name == base.name else {"network": model.name}
+    for name in ("overrides", "training"):
+        settings, others = getattr(model, name), getattr(base, name)
+        own |= {key: value for key, value in settings.items() if others.get(key) != value}
+    return _settings(own)
 
 
 def _settings(training: dict[str, Any]) -> str:

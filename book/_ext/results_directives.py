@@ -222,40 +222,75 @@ class Provenance(ResultsDirective):
 
 
 class Targets(ResultsDirective):
-    """``{targets}``: the goals of the benchmarks and what they reached, on every device."""
+    """``{targets}``: the goals of all benchmarks and what they reached, a table for each device.
+
+    Without results from a GPU, a table lists what would be measured on one.
+    """
 
     def run(self) -> list[nodes.Node]:
         devices = self.tables["benchmarks"]
-        parts = [
-            part
-            for name, run in devices.items()
-            if "targets" in run
-            for part in (self.table(run), self.origin(name, run["provenance"]))
-        ]
+        parts: list[nodes.Node] = []
+        for name, device in devices.items():
+            records = {file: record for file, record in self.records(device) if "targets" in record}
+            if not records:
+                continue
+            rows = [target for record in records.values() for target in record["targets"]]
+            parts.append(self.table(rows, _device(name, device)))
+            parts += [self.origin(f"{name}/{file}", record) for file, record in records.items()]
+        if parts and not any(name.startswith("cuda") for name in devices):
+            parts += self.on_a_gpu()
         return parts or [nodes.paragraph("", NO_RESULTS)]
 
-    def table(self, run: dict[str, Any]) -> nodes.table:
+    @staticmethod
+    def records(device: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The files of a device; the contents of one are the entries of the device itself."""
+        others = [
+            (f"{stem}.json", content)
+            for stem, content in device.items()
+            if isinstance(content, dict) and "provenance" in content
+        ]
+        return [(BENCHMARK, device), *others]
+
+    def on_a_gpu(self) -> list[nodes.Node]:
+        """The goals that nobody has measured on a GPU, and the commands that would."""
+        from benchmarks import targets, time_to_accuracy
+
+        rows = [time_to_accuracy.target({}), *targets.targets({})]
+        modules = ("time_to_accuracy", "memory_and_speed")
+        commands = " and ".join(f"`python -m benchmarks.{name} --device cuda`" for name in modules)
+        text = f"{commands} would measure these goals; no results from a GPU are here."
+        return [self.table(rows, "A GPU"), nodes.paragraph("", "", *self.parse_inline(text)[0])]
+
+    def table(self, targets: Sequence[dict[str, Any]], device: str) -> nodes.table:
         rows = []
-        for target in run["targets"]:
+        for target in targets:
             measured = target["measured"]
             shown = "\N{EN DASH}"
-            if measured is not None:
+            if isinstance(measured, bool):
+                shown = "yes" if measured else "no"
+            elif measured is not None:
                 wrapped = Results("measured", measured) if isinstance(measured, dict) else measured
                 shown = number(wrapped)
             children, _ = self.parse_inline(shown)
             rows.append((target["what"], target["target"], children, [_met(target)]))
-        device = run["device"].get("name") or f"CPU, {run['device'].get('threads')} threads"
         return table(("", "Goal", "Measured", ""), rows, (42, 16, 20, 22), "targets", device)
 
-    def origin(self, name: str, provenance: dict[str, Any]) -> nodes.container:
-        path = f"results/benchmarks/{name}/{BENCHMARK}"
+    def origin(self, path: str, record: dict[str, Any]) -> nodes.container:
+        provenance = record["provenance"]
         lines = [
-            f"{{download}}`all numbers and rounds <{path}>`",
+            f"{{download}}`all numbers and rounds <results/benchmarks/{path}>`",
             f"`{provenance['command']}`",
             _summary(provenance),
         ]
         paragraphs = [nodes.paragraph("", "", *self.parse_inline(line)[0]) for line in lines]
         return nodes.container("", *paragraphs, classes=["provenance"])
+
+
+def _device(name: str, device: dict[str, Any]) -> str:
+    """The heading of a device's table; ``name`` is that of its folder."""
+    if match := re.fullmatch(r"cpu-(\d+)-threads", name):
+        return f"CPU, {match[1]} thread{'s' * (match[1] != '1')}"
+    return device.get("device", {}).get("name") or name
 
 
 def _met(target: dict[str, Any]) -> nodes.inline:

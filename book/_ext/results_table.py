@@ -13,7 +13,8 @@ maps the heading of each column to a path in ``metrics.json``: formatted, as by 
 below the entry of the family; a star marks the place of the family if it is elsewhere
 (``families.*.accuracy``). Differences of two families (``differences.*``) have rows, too. A column
 for only some families names them, as in ``{irevnet_bijective: number(representation_error)}``; the
-other cells stay empty. The interval of an estimate is shown below its value.
+other cells stay empty, and a column for families that the results lack is left out. The interval of
+an estimate is shown below its value.
 
 Options: ``families`` names the only rows. ``keys`` defines other rows than families, such as
 ``training = train; test = test``: a label, and what replaces the star; such a row may lack values
@@ -24,7 +25,7 @@ labels.
 import functools
 import re
 from collections.abc import Collection
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import yaml
 from docutils import nodes
@@ -33,6 +34,9 @@ from sphinx.application import Sphinx
 
 from results import MissingResultError, Results, show_number, show_percent, show_points
 from results_directives import NO_RESULTS, ResultsDirective
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 __all__ = ["ResultsTable", "setup"]
 
@@ -71,8 +75,10 @@ class Entry(NamedTuple):
         return self.path.partition("*")[0]
 
     def of(self, metrics: Results, family: str) -> tuple[str, str]:
-        """The value for a family and the interval below it, which may be empty."""
+        """The value for a family and the interval below it; both are empty if there is none."""
         value = _find(metrics, self.path.replace("*", family))
+        if value is None:
+            return "", ""
         if self.format is None:
             return str(value), ""
         if not isinstance(value, int | float | Results):
@@ -107,27 +113,46 @@ class ResultsTable(ResultsDirective):
         experiment, question = self.arguments
         name = f"results-table {experiment} {question}"
         try:
-            columns = _columns("\n".join(self.content))
-            chosen = _known(self.options.get("families", "").split())
+            labels = self._labels(experiment)
+            columns = _columns("\n".join(self.content), labels)
+            chosen = _known(self.options.get("families", "").split(), labels)
             keys = _keys(self.options.get("keys", ""))
         except (ValueError, yaml.YAMLError) as error:
             raise self.error(f"{name}: {error}") from error
         measured = self.tables["results"] | {"benchmarks": self.tables["benchmarks"]}
         if experiment not in measured:
-            from pipeline.params import ROOT, load_params
-
-            self.env.note_dependency(str(ROOT / "params.yaml"))
-            if experiment not in load_params().sections:
+            if experiment not in _params().sections:
                 return self.missing(f"{name}: params.yaml has no such experiment")
             return [nodes.paragraph("", NO_RESULTS)]
         try:
             metrics = Results("results", measured)[experiment][question]
             if not keys:
-                families = chosen or _families(columns, metrics)
-                keys = {_labels()[family]: family for family in families}
+                columns = {head: _there(column, metrics) for head, column in columns.items()}
+                columns = {head: column for head, column in columns.items() if column}
+                families = chosen or _families(columns, metrics, labels)
+                keys = {labels[family]: family for family in families}
             return [self._table(columns, metrics, keys)]
         except MissingResultError as error:
             return self.missing(f"{name}: {error}")
+
+    def _labels(self, experiment: str) -> dict[str, str]:
+        """Labels of families and their differences: the book's, then others of the experiment."""
+        # Imported late: they import torch, which pages without tables do not need.
+        from pipeline.figures import FAMILY_LABELS
+        from pipeline.params import ROOT
+
+        self.env.note_dependency(str(ROOT / "params.yaml"))
+        section = _params().sections.get(experiment)
+        names = dict.fromkeys([*FAMILY_LABELS, *(section.models if section else ())])
+        labels = {name: FAMILY_LABELS[name] for name in names}
+        short = {name: label.removeprefix("i-RevNet, ") for name, label in labels.items()}
+        differences = {
+            f"{one}_minus_{other}": f"{short[one]} \N{MINUS SIGN} {short[other]}"
+            for one in short
+            for other in short
+            if one != other
+        }
+        return labels | differences
 
     def _table(
         self, columns: dict[str, Column], metrics: Results, keys: dict[str, str]
@@ -173,18 +198,25 @@ class ResultsTable(ResultsDirective):
         return shown
 
 
+@functools.cache
+def _params() -> "Params":
+    from pipeline.params import load_params
+
+    return load_params()
+
+
 def _entry(place: int, content: list[nodes.Node]) -> nodes.entry:
     paragraphs = [nodes.paragraph("", "", *content)] if content else []
     return nodes.entry("", *paragraphs, classes=["text-right"] if place else [])
 
 
-def _columns(text: str) -> dict[str, Column]:
+def _columns(text: str, labels: dict[str, str]) -> dict[str, Column]:
     body = yaml.load(text, Loader=_Loader)
     if not isinstance(body, dict):
         raise ValueError("the body is not a mapping of headings to formats")
     return {
         heading: (
-            {family: Entry.parse(what[family]) for family in _known(what)}
+            {family: Entry.parse(what[family]) for family in _known(what, labels)}
             if isinstance(what, dict)
             else Entry.parse(what)
         )
@@ -202,30 +234,15 @@ class _Loader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-@functools.cache
-def _labels() -> dict[str, str]:
-    # Imported late: it imports torch, which pages without tables do not need.
-    from pipeline.figures import FAMILY_LABELS
-
-    short = {name: label.removeprefix("i-RevNet, ") for name, label in FAMILY_LABELS.items()}
-    differences = {
-        f"{one}_minus_{other}": f"{short[one]} \N{MINUS SIGN} {short[other]}"
-        for one in short
-        for other in short
-        if one != other
-    }
-    return {**FAMILY_LABELS, **differences}
+def _shown(labels: dict[str, str]) -> str:
+    return ", ".join(name for name in labels if "_minus_" not in name)
 
 
-def _shown() -> list[str]:
-    return [name for name in _labels() if "_minus_" not in name]
-
-
-def _known(names: Collection[str]) -> list[str]:
-    """The names in the order of the book, if it has them."""
-    if unknown := [name for name in names if name not in _labels()]:
-        raise ValueError(f"{', '.join(unknown)} is none of {', '.join(_shown())}")
-    return [family for family in _labels() if family in names]
+def _known(names: Collection[str], labels: dict[str, str]) -> list[str]:
+    """The names in the order of the labels, if all of them have one."""
+    if unknown := [name for name in names if name not in labels]:
+        raise ValueError(f"{', '.join(unknown)} is none of {_shown(labels)}")
+    return [family for family in labels if family in names]
 
 
 def _keys(text: str) -> dict[str, str]:
@@ -237,17 +254,26 @@ def _keys(text: str) -> dict[str, str]:
     return keys
 
 
-def _families(columns: dict[str, Column], metrics: Results) -> list[str]:
+def _there(column: Column, metrics: Results) -> Column:
+    """The column without the families that the results lack."""
+    if isinstance(column, Entry):
+        return column
+    return {
+        family: entry for family, entry in column.items() if family in _find(metrics, entry.place)
+    }
+
+
+def _families(columns: dict[str, Column], metrics: Results, labels: dict[str, str]) -> list[str]:
     """The families that the file contains where the columns look for them."""
     trained: set[str] = set()
     for column in columns.values():
         there = column if isinstance(column, dict) else _find(metrics, column.place)
         if not isinstance(there, dict | Results):
             raise MissingResultError(f"{column.text}: {there!r} is a value and has no families")
-        trained |= {family for family in _labels() if family in there}
+        trained |= {family for family in labels if family in there}
     if not trained:
-        raise MissingResultError(f"there are none of the families {', '.join(_shown())}")
-    return _known(trained)
+        raise MissingResultError(f"there are none of the families {_shown(labels)}")
+    return _known(trained, labels)
 
 
 def _find(value: Any, path: str) -> Any:  # noqa: ANN401
