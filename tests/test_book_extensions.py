@@ -191,7 +191,7 @@ def build(folder: Path, page: str) -> tuple[str, str]:
         f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
         "extensions = ['myst_parser', 'answer', 'experiments', 'results_table', 'recipe', "
         "'figures', 'notebooks', 'printed', 'results', 'results_directives', 'slider']\n"
-        "myst_enable_extensions = ['substitution', 'dollarmath']\n"
+        "myst_enable_extensions = ['colon_fence', 'substitution', 'dollarmath']\n"
     )
     outcome = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "--color", "-b", "html", ".", "_build"],
@@ -206,6 +206,7 @@ def build(folder: Path, page: str) -> tuple[str, str]:
 
 
 def test_directives(folder: Path) -> None:
+    write(folder / "results/toy/inversion/inversion.ipynb", {"cells": []})
     page, warnings = build(
         folder,
         "{{ number(results.toy.inversion.n) }} images.\n\n"
@@ -213,6 +214,7 @@ def test_directives(folder: Path) -> None:
         "```{provenance} cifar10 inversion\n```\n",
     )
     assert warnings == ""
+    assert 'download="inversion-toy.ipynb"' in page
     assert "1,797 images" in page
     table = page[page.index("<table") : page.index("</table>")]
     for text in ("C1", "The input is recovered.", "about 5e-6", "inconclusive"):
@@ -276,7 +278,12 @@ def test_a_figure_unfolds_how_it_was_made(folder: Path) -> None:
 
 def test_notebooks_are_appendices(folder: Path) -> None:
     notebook = "# What comes back?\n\n```{image} error.png\n:alt: 0a1b\n```\n"
-    (folder / "results/toy/inversion/inversion.md").write_text(notebook)
+    cells = "".join(
+        f":::{{container}} cell tag_{tag}\n{tag} here\n:::\n\n"
+        for tag in ("parameters", "injected-parameters")
+    )
+    section = "\n## A section\n\n```{image} error.png\n```\n"
+    (folder / "results/toy/inversion/inversion.md").write_text(f"{notebook}\n{cells}{section}")
     (folder / "results/toy/inversion/error.png").touch()
     (folder / "last.md").write_text("# Last\n")
     build(folder, "```{toctree}\nresults/toy/inversion/inversion\nlast\n```\n")
@@ -284,6 +291,9 @@ def test_notebooks_are_appendices(folder: Path) -> None:
     assert "<title>Inversion, toy, notebook" in built
     assert "<strong>What comes back?</strong>" in built
     assert 'alt="Picture 1 of the notebook: What comes back?"' in built
+    assert 'alt="Picture 2 of the notebook: A section"' in built
+    assert "<p>injected-parameters here" in built
+    assert "<p>parameters here" not in built
     assert 'title="Last"\n             accesskey="N"' not in built
     last = (folder / "_build/last.html").read_text()
     assert 'title="Inversion' not in last
@@ -783,6 +793,26 @@ def test_a_repository_is_an_owner_and_a_name(published: ModuleType, repository: 
 def test_the_address_of_a_book_must_be_on_the_web(published: ModuleType) -> None:
     with pytest.raises(Exception, match="BOOK_URL must begin with"):
         published.settings("", "example.org")
+
+
+def test_buttons_of_notebooks_lead_to_the_folder_of_results(published: ModuleType) -> None:
+    page = "https://github.com/a/b/blob/main/book"
+    buttons = [
+        {"url": f"{page}/results/digits/data/data.ipynb"},
+        {"buttons": [{"url": f"{page}/index.md"}, {"javascript": "print"}]},
+    ]
+    published.mend(buttons)
+    assert buttons == [
+        {"url": "https://github.com/a/b/blob/main/results/digits/data/data.ipynb"},
+        {"buttons": [{"url": f"{page}/index.md"}, {"javascript": "print"}]},
+    ]
+
+
+def test_the_footer_names_commit_and_day(published: ModuleType) -> None:
+    commit = "0123456789abcdef"
+    assert published.footer("", commit, "2026-01-02") == "<p>Commit 0123456789, 2026-01-02</p>"
+    assert f'href="https://github.com/a/b/commit/{commit}"' in published.footer("a/b", commit, "")
+    assert published.footer("a/b", "", "") == ""
 
 
 # --- pages that load what they use ----------------------------------------------------------------

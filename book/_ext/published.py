@@ -1,5 +1,7 @@
 """Extras of a published book: its address, sitemap, link previews, buttons to the repository.
 
+A footer names the commit of the book and its day.
+
 Only ``BOOK_REPOSITORY`` (``owner/name`` on GitHub) says where the repository is; ``BOOK_URL`` is
 the address of the book, by default the repository's GitHub Pages. A build without them, such as
 ``make book``, has titles and descriptions for search engines, but no links that would lead nowhere.
@@ -7,13 +9,15 @@ the address of the book, by default the repository's GitHub Pages. A build witho
 
 import os
 import re
+import subprocess
+from html import escape
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ConfigError
 
-__all__ = ["settings", "setup"]
+__all__ = ["footer", "mend", "settings", "setup"]
 
 
 def settings(repository: str, url: str) -> dict[str, Any]:
@@ -43,7 +47,6 @@ def settings(repository: str, url: str) -> dict[str, Any]:
             "use_source_button": True,
             "launch_buttons": {
                 "binderhub_url": "https://mybinder.org",
-                "colab_url": "https://colab.research.google.com",
                 "notebook_interface": "jupyterlab",
             },
         }
@@ -54,9 +57,49 @@ def settings(repository: str, url: str) -> dict[str, Any]:
     return chosen
 
 
+def footer(repository: str, commit: str, day: str) -> str:
+    """HTML of the line below every page; empty without a commit."""
+    if not commit:
+        return ""
+    shown = escape(commit[:10])
+    if repository:
+        shown = f'<a href="https://github.com/{repository}/commit/{escape(commit)}">{shown}</a>'
+    return f"<p>Commit {shown}, {escape(day)}</p>"
+
+
+def mend(buttons: list[dict[str, Any]]) -> None:
+    """Changes the theme's buttons to addresses that exist on GitHub.
+
+    ``book/results`` is a symbolic link, and leads nowhere there; the folder is ``results``.
+    """
+    for button in buttons:
+        if "url" in button:
+            button["url"] = button["url"].replace("/book/results/", "/results/")
+        mend(button.get("buttons", []))
+
+
+def _head() -> tuple[str, str]:
+    """The commit at hand and its day; empty outside of a repository."""
+    command = ["git", "log", "-1", "--format=%H %cs"]
+    try:
+        outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "", ""
+    commit, day = outcome.stdout.split()
+    return commit, day
+
+
+def _mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    mend(context.get("header_buttons", []))
+
+
 def _apply(app: Sphinx, config: Config) -> None:
-    chosen = settings(os.environ.get("BOOK_REPOSITORY", ""), os.environ.get("BOOK_URL", ""))
-    config.html_theme_options = config.html_theme_options | chosen.pop("html_theme_options", {})
+    repository, url = (os.environ.get(f"BOOK_{name}", "") for name in ("REPOSITORY", "URL"))
+    chosen = settings(repository, url)
+    options = chosen.pop("html_theme_options", {})
+    if chosen:  # a new commit would have a local build write every page again
+        options["extra_footer"] = footer(repository, *_head())
+    config.html_theme_options = config.html_theme_options | options
     for name, value in chosen.items():
         config[name] = value
 
@@ -68,4 +111,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.setup_extension("sphinx_sitemap")  # it needs the address
     # Before the theme reads its options.
     app.connect("config-inited", _apply, priority=100)
+    app.connect("html-page-context", _mend, priority=600)  # after the theme's own, at 501
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
