@@ -206,17 +206,8 @@ class _Experiment(Section):
                 for limit in (one for one in parameter.metadata if isinstance(one, UpTo)):
                     value = getattr(parameters, name)
                     _check_at_most(f"{question}.{name}", value, limit.things, numbers)
-        return self
-
-    @model_validator(mode="after")
-    def _batches_and_pairs_are_of_different_images(self) -> Self:
-        numbers = self._numbers()
-        precision, trivial = getattr(self, "precision", None), getattr(self, "trivial", None)
-        if precision is not None:
-            images = precision.images * precision.batches
-            _check_at_most("precision.images times batches", images, "training images", numbers)
-        if trivial is not None:
-            _check_at_most("twice trivial.pairs", 2 * trivial.pairs, "test images", numbers)
+            for name, value, things in parameters.derived():
+                _check_at_most(name, value, things, numbers)
         return self
 
     def _numbers(self) -> dict[str, int]:
@@ -238,26 +229,19 @@ class _Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _features_are_fitted_to_more_images_than_pixels(self) -> Self:
-        known, trivial = _DATA_SETS.get(self.data.name), getattr(self, "trivial", None)
-        if known and trivial is not None and trivial.features:
-            values = math.prod(known.shape)
-            if trivial.training_images <= values or trivial.features[-1] > values:
-                raise ValueError(
-                    f"trivial.features must be at most {values}, the values of an image, and "
-                    f"training_images more than that; got {trivial.features} and "
-                    f"{trivial.training_images}"
-                )
+    def _parameters_suit_the_images(self) -> Self:
+        if known := _DATA_SETS.get(self.data.name):
+            for question in self.questions:
+                getattr(self, question).check_image(math.prod(known.shape))
         return self
 
     @model_validator(mode="after")
     def _families_differ_and_are_those_that_questions_name(self) -> Self:
         for question in self.questions:
-            baselines = getattr(getattr(self, question), "baselines", ())
-            for family in (*QUESTIONS[question].families, *baselines):
+            for family in self._families_of(question):
                 if family not in self.models:
                     raise ValueError(f"{question} needs models.{family}")
-            if baselines and not set(self.models) - set(baselines):
+            if not set(self.models) - set(getattr(self, question).families()):
                 raise ValueError(f"{question}.baselines must leave a family to compare")
         networks: dict[str, str] = {}
         for family, model in self.models.items():
@@ -277,8 +261,7 @@ class _Experiment(Section):
                     f"of {', '.join(bases)}, got {model.variant_of!r}"
                 )
         for question in self.questions:
-            baselines = getattr(getattr(self, question), "baselines", ())
-            for name in (*QUESTIONS[question].families, *baselines):
+            for name in self._families_of(question):
                 if name in self.models and name not in bases:
                     raise ValueError(
                         f"models.{name}.variant_of must be left out: {question} needs {name} as a "
@@ -293,13 +276,6 @@ class _Experiment(Section):
                 self.recipe(family)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"models.{family}.training: {error}") from error
-        return self
-
-    @model_validator(mode="after")
-    def _judges_have_an_architecture(self) -> Self:
-        interpolation = getattr(self, "interpolation", None)
-        if interpolation is not None and interpolation.judges and "resnet" not in self.models:
-            raise ValueError("interpolation.judges needs models.resnet")
         return self
 
     @model_validator(mode="after")
@@ -319,6 +295,10 @@ class _Experiment(Section):
     def questions(self) -> list[str]:
         """The questions that the experiment asks."""
         return [name for name in QUESTIONS if getattr(self, name) is not None]
+
+    def _families_of(self, question: str) -> tuple[str, ...]:
+        """The families that a question needs, some of them only with these parameters."""
+        return (*QUESTIONS[question].families, *getattr(self, question).families())
 
     def recipe(self, family: str) -> dict[str, Any]:
         """Arguments of :class:`TrainingConfig` for a family's networks; empty if not trained."""

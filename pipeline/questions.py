@@ -30,10 +30,13 @@ WORD = r"[a-z][a-z0-9_]{0,39}"
 T = TypeVar("T")
 
 
+Things = Literal["training images", "test images", "seeds"]
+
+
 class UpTo(NamedTuple):
     """Limits a parameter to the number of available images or seeds."""
 
-    things: Literal["training images", "test images", "seeds"]
+    things: Things
 
 
 def _rising(values: list[int]) -> list[int]:
@@ -82,7 +85,22 @@ class Section(BaseModel):
         return self
 
 
-class Inversion(Section):
+class QuestionSection(Section):
+    """The parameters of a question, and what they ask of its experiment."""
+
+    def families(self) -> tuple[str, ...]:
+        """Families of networks that these parameters need, besides those of the question."""
+        return ()
+
+    def derived(self) -> list[tuple[str, int, Things]]:
+        """Numbers that follow from several parameters, each with what it may not exceed."""
+        return []
+
+    def check_image(self, values: int) -> None:
+        """Raises ``ValueError`` if parameters do not suit images of that many values."""
+
+
+class Inversion(QuestionSection):
     """Parameters of ``notebooks/inversion.ipynb``."""
 
     networks: Networks
@@ -91,14 +109,18 @@ class Inversion(Section):
     random_representations: Annotated[int, Field(ge=2)]
 
 
-class Accuracy(Section):
+class Accuracy(QuestionSection):
     """Parameters of ``notebooks/accuracy.ipynb``."""
 
     level: Annotated[float, Field(gt=0.5, lt=1)]
     baselines: Annotated[list[str], Field(min_length=1), AfterValidator(different)]
 
+    def families(self) -> tuple[str, ...]:
+        """The baselines."""
+        return tuple(self.baselines)
 
-class Jacobian(Section):
+
+class Jacobian(QuestionSection):
     """Parameters of ``notebooks/jacobian.ipynb``."""
 
     networks: Networks
@@ -111,7 +133,7 @@ class Jacobian(Section):
     leading: NonNegativeInt = 0
 
 
-class Interpolation(Section):
+class Interpolation(QuestionSection):
     """Parameters of ``notebooks/interpolation.ipynb``."""
 
     pairs: Annotated[int, Field(ge=4), UpTo("test images")]
@@ -134,8 +156,12 @@ class Interpolation(Section):
             )
         return self
 
+    def families(self) -> tuple[str, ...]:
+        """The ResNet, whose architecture judges have."""
+        return ("resnet",) if self.judges else ()
 
-class Separation(Section):
+
+class Separation(QuestionSection):
     """Parameters of ``notebooks/separation.ipynb``."""
 
     networks: Networks
@@ -146,7 +172,7 @@ class Separation(Section):
     classes: NonNegativeInt = 0
 
 
-class Dimensionality(Section):
+class Dimensionality(QuestionSection):
     """Parameters of ``notebooks/dimensionality.ipynb``."""
 
     networks: Networks
@@ -159,7 +185,7 @@ class Dimensionality(Section):
     classes: NonNegativeInt = 0
 
 
-class Memory(Section):
+class Memory(QuestionSection):
     """Parameters of ``notebooks/memory.ipynb``."""
 
     blocks_per_stage: Dimensions
@@ -169,7 +195,7 @@ class Memory(Section):
     training_images: TrainingImages
 
 
-class Precision(Section):
+class Precision(QuestionSection):
     """Parameters of ``notebooks/precision.ipynb``."""
 
     images: TrainingImages
@@ -177,8 +203,13 @@ class Precision(Section):
     epochs: PositiveInt
     training_images: TrainingImages
 
+    def derived(self) -> list[tuple[str, int, Things]]:
+        """The images of all batches, which differ."""
+        images = self.images * self.batches
+        return [("precision.images times batches", images, "training images")]
 
-class Metamers(Section):
+
+class Metamers(QuestionSection):
     """Parameters of ``notebooks/metamers.ipynb``."""
 
     training_images: TrainingImages
@@ -188,7 +219,7 @@ class Metamers(Section):
     steps: Annotated[int, Field(ge=2)]
 
 
-class Trivial(Section):
+class Trivial(QuestionSection):
     """Parameters of ``notebooks/trivial.ipynb``."""
 
     images: TwoTestImages
@@ -205,8 +236,20 @@ class Trivial(Section):
     # [] if there are fewer training images than pixels
     features: Annotated[list[NonNegativeInt], AfterValidator(_rising)]
 
+    def derived(self) -> list[tuple[str, int, Things]]:
+        """The images of all pairs, which differ."""
+        return [("twice trivial.pairs", 2 * self.pairs, "test images")]
 
-class Stability(Section):
+    def check_image(self, values: int) -> None:
+        """Features are fitted to more images than an image has values."""
+        if self.features and (self.training_images <= values or self.features[-1] > values):
+            raise ValueError(
+                f"trivial.features must be at most {values}, the values of an image, and "
+                f"training_images more than that; got {self.features} and {self.training_images}"
+            )
+
+
+class Stability(QuestionSection):
     """Parameters of ``notebooks/stability.ipynb``."""
 
     images: TestImages
@@ -233,7 +276,7 @@ class Question:
         bounds: parameters of the notebook, each with the bound of ``claims.yaml`` that sets it.
     """
 
-    schema: type[Section]
+    schema: type[QuestionSection]
     published: bool = False
     families: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
