@@ -214,8 +214,8 @@ def both_inverses(experiments: Iterable[Experiment]) -> str:
     if not parts:
         return ""
     return (
-        "Mean relative error of the paper's inverse of an injective network, and of the inverse "
-        f"that puts back the channels that are the same for every image: {'; '.join(parts)}."
+        "Mean relative error of reconstructions by an injective network, with the paper's inverse "
+        f"and with channels that are the same for every image put back: {'; '.join(parts)}."
     )
 
 

@@ -133,6 +133,17 @@ def test_the_answer_counts_verdicts_with_the_longest_training_first(tmp_path, wr
     assert "](results/toy/inversion/gallery.png)" in render_answer(tmp_path)
 
 
+def test_the_answer_has_the_errors_of_both_inverses(tmp_path, write):
+    plain = CONDITION | {"metric": "inversion.irevnet.plain.relative_error", "value": 0.25}
+    write([ROW | {"conditions": [plain]}, ROW | {"id": "C1b"}])
+    assert render_answer(tmp_path).endswith(
+        "with the paper's inverse and with channels that are the same for every image put back: "
+        "0.25 and 1.5 \N{MULTIPLICATION SIGN} 10\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT SIX} on toy."
+    )
+    write([ROW])
+    assert "put back" not in render_answer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 seconds"), (1, "1 second"), (60, "1 minute"), (90, "1.5 minutes"),
