@@ -18,6 +18,12 @@ __all__ = ["create_model", "list_models", "model_arguments"]
 _CIFAR = {"in_shape": (3, 32, 32), "num_classes": 10, "strides": (1, 2, 2)}
 _DIGITS = {"in_shape": (1, 8, 8), "num_classes": 10}
 
+_BIJECTIVE_CIFAR: dict[str, Any] = {
+    **_CIFAR,
+    "entry_factor": 2,
+    "half_channels": (6, 24, 96),
+    "bottleneck_channels": (64, 128, 256),
+}
 # Layouts of networks that differ only in their downsampling, which claim C3 compares.
 _INJECTIVE_CIFAR: dict[str, Any] = {
     **_CIFAR,
@@ -78,21 +84,15 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "irevnet_cifar_bijective": (
         IRevNet,
         {
-            **_CIFAR,
-            "entry_factor": 2,
+            **_BIJECTIVE_CIFAR,
             "blocks": (6, 6, 6),
-            "half_channels": (6, 24, 96),
-            "bottleneck_channels": (64, 128, 256),
         },
     ),
     "irevnet_cifar_bijective_3x3": (
         IRevNet,
         {
-            **_CIFAR,
-            "entry_factor": 2,
+            **_BIJECTIVE_CIFAR,
             "blocks": (4, 4, 4),
-            "half_channels": (6, 24, 96),
-            "bottleneck_channels": (64, 128, 256),
             "kernel_sizes": (3, 3, 3),
         },
     ),
