@@ -81,17 +81,21 @@ def through_training(
             to train.
 
     Returns:
-        Mean relative errors after each epoch, ``restored`` with known channels restored and
-        ``ignored`` with :func:`~irevnet.analysis.inversion.known_channels_ignored`.
+        Values after each epoch. ``restored`` and ``ignored`` are mean relative errors with known
+        channels restored and with :func:`~irevnet.analysis.inversion.known_channels_ignored`;
+        ``smallest_running_variance`` is that of any channel in any batch norm.
     """
-    errors: dict[str, list[float]] = {"restored": [], "ignored": []}
+    names = ("restored", "ignored", "smallest_running_variance")
+    values: dict[str, list[float]] = {name: [] for name in names}
 
     def measure(_row: object) -> None:
+        variances = [buffer for name, buffer in model.named_buffers() if name.endswith("var")]
+        values["smallest_running_variance"].append(torch.cat(variances).min().item())
         model.eval()
-        errors["restored"].append(reconstruct(model, images).relative_error.mean().item())
+        values["restored"].append(reconstruct(model, images).relative_error.mean().item())
         with known_channels_ignored(model):
-            errors["ignored"].append(reconstruct(model, images).relative_error.mean().item())
+            values["ignored"].append(reconstruct(model, images).relative_error.mean().item())
         model.train()
 
     train(model, data, config, device=images.device, on_epoch=measure)
-    return errors
+    return values

@@ -56,7 +56,10 @@ def test_training_is_followed_and_known_channels_make_the_difference():
     data = ImageData(images, images, images, tuple("0123456789"))
     config = TrainingConfig(epochs=12, batch_size=8, learning_rate=0.1)
     model = small(num_classes=10)
-    errors = precision.through_training(model, data, config, images.first(16)[0])
-    assert len(errors["restored"]) == len(errors["ignored"]) == 12
-    assert max(errors["restored"]) < 1e-4
-    assert errors["ignored"][-1] > 10 * errors["restored"][-1]
+    values = precision.through_training(model, data, config, images.first(16)[0])
+    assert len(values["restored"]) == len(values["ignored"]) == 12
+    assert max(values["restored"]) < 1e-4
+    assert values["ignored"][-1] > 10 * values["restored"][-1]
+    # A constant channel keeps 0.9 of its running variance, 1 at first, in each of 8 steps an epoch.
+    expected = [0.9 ** (8 * epoch) for epoch in range(1, 13)]
+    assert values["smallest_running_variance"] == pytest.approx(expected, rel=1e-3)
