@@ -1,8 +1,6 @@
 """Where a measurement comes from, also on machines that have torch and little else."""
 
-import importlib.metadata
 import os
-import platform
 import re
 import subprocess
 import time
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline.machine import describe_machine
 
 __all__ = ["ROOT", "Origin", "public_command", "slug"]
 
@@ -46,11 +46,8 @@ class Origin:
             "uncommitted_changes": self._changed,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 1),
-            "processor": _processor(),
-            "gpu": _gpu(),
-            "system": f"{platform.system()} {platform.machine()}",
+            **describe_machine(_PACKAGES),
             "malloc": os.environ.get("GLIBC_TUNABLES", "as it comes"),
-            "versions": {"python": platform.python_version(), **_versions()},
         }
 
 
@@ -80,28 +77,3 @@ def _answer(*command: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [platform.processor() or platform.machine()]
-    if cpuinfo.is_file():
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
-        names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
-    return f"{len(names)} x {names[0]}"
-
-
-def _gpu() -> str | None:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    answer = _answer(*query)
-    return "; ".join(answer.splitlines()) if answer else None

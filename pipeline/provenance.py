@@ -1,9 +1,7 @@
 """Where a result comes from: command, commit, parameters, hardware, versions, time."""
 
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from datetime import datetime
@@ -12,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.machine import describe_machine
 from pipeline.params import ROOT
 
 __all__ = ["FILE", "describe_source", "git", "keep_committed", "write_provenance"]
@@ -71,13 +70,7 @@ def write_provenance(
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         **({"timing": {name: round(value, 2) for name, value in timing.items()}} if timing else {}),
-        "processor": _processor(),
-        "gpu": _gpu(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
+        **describe_machine(_PACKAGES),
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -138,22 +131,3 @@ def git(*arguments: str, root: Path = ROOT) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.decode("utf-8", errors="replace")
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [platform.processor() or platform.machine()]
-    if cpuinfo.is_file():
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
-        names = [value.strip() for key, _, value in lines if key.strip() == "model name"]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()
-
-
-def _gpu() -> str | None:
-    """Name, memory and driver of the GPUs as ``nvidia-smi`` gives them, or None without one."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return "; ".join(answer.stdout.strip().splitlines()) or None

@@ -41,6 +41,7 @@ _READER = (
 RUNNER = (
     *_READER,
     "pipeline/figures.py",
+    "pipeline/machine.py",
     "pipeline/malloc.py",
     "pipeline/notebook.py",
     "pipeline/provenance.py",
