@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.settings import RELEASED
 from benchmarks.variants import LABELS
 from pipeline.figures import use_style
 
@@ -29,7 +30,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
         folder: where to write the figures.
     """
     use_style()
-    if saved := results.get("memory", {}).get("saved", {}).get("irevnet_cifar"):
+    if saved := results.get("memory", {}).get("saved", {}).get(RELEASED):
         figure, axis = plt.subplots(figsize=(6.4, 4.2))
         mebibytes = {v: [count / 2**20 for count in c] for v, c in saved["bytes"].items()}
         _lines(axis, saved["blocks_per_stage"], mebibytes)
@@ -39,7 +40,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
     cases = [
         case
         for case in results.get("step_time", {}).get("cases", [])
-        if case["network"] == "irevnet_cifar" and case["dropout"] and "float32" in case["mode"]
+        if case["network"] == RELEASED and case["dropout"] and "float32" in case["mode"]
     ]
     if cases:
         # Depth was varied at the batch size that most cases have.

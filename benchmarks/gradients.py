@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import irevnet
-from benchmarks.settings import Save, Settings, built
+from benchmarks.settings import BIJECTIVE, RELEASED, Save, Settings, built
 from benchmarks.steps import gradients, relative_difference, relu_signs, smooth
 from irevnet.runs import find_run
 from irevnet.weights import read_tensors
+from irevnet.zoo import model_arguments
 
 __all__ = ["gradient_agreement", "trained_network"]
 
@@ -31,9 +32,8 @@ def gradient_agreement(settings: Settings, results: dict[str, Any], save: Save) 
         arguments = _overrides_of(name)
         results["networks"].append(_agreement(settings, name, arguments, trained, weights))
         save()
-    released, bijective = settings.blocks
     # Dropout has no weights, so weights trained with it also serve without it.
-    for name, kinds in ((released, ({}, {"dropout": 0.0})), (bijective, ({},))):
+    for name, kinds in ((RELEASED, ({}, {"dropout": 0.0})), (BIJECTIVE, ({},))):
         trained, weights = trained_network(settings, name)
         for more in kinds:
             arguments = settings.arguments(name, None, **more)
@@ -105,7 +105,7 @@ def _agreement(
     fixed_again, _ = gradient(torch.float32, backward="reversible", streams="fixed")
     row = {
         "network": name,
-        "dropout": arguments.get("dropout", 0.1 if name == "irevnet_cifar" else 0.0),
+        "dropout": model_arguments(name, **arguments)["dropout"],
         "weights": weights,
         "batch_size": settings.batch_size,
         "float32": relative_difference(reversible, stored),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import fit_line, largest, peak_bytes, resident_bytes
-from benchmarks.settings import Save, Settings, built
+from benchmarks.settings import RELEASED, Save, Settings, built
 from benchmarks.steps import trainer
 from irevnet.analysis.memory import saved_bytes
 
@@ -36,7 +36,7 @@ def memory(settings: Settings, results: dict[str, Any], save: Save) -> None:
         counts["at_blocks_per_stage"] = settings.blocks[name]
         counts["at_bytes"] = native
     results["peak"] = {}
-    name = "irevnet_cifar"
+    name = RELEASED
     for what, sizes in (("batch_size", settings.batches), ("blocks_per_stage", settings.depths)):
         peaks: dict[str, list[int]] = {variant: [] for variant in settings.variants}
         residents: dict[str, list[int]] = {variant: [] for variant in settings.variants}
@@ -121,7 +121,7 @@ def _step_bytes(
 
 def _search(settings: Settings, what: str, variant: str, budget: int) -> int:
     """The largest size whose training step fits into ``budget`` GiB of a CUDA device."""
-    name = "irevnet_cifar"
+    name = RELEASED
     total = torch.cuda.get_device_properties(settings.device).total_memory
     if budget * GIB > total:
         return 0

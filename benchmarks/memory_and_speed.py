@@ -9,20 +9,31 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.command import Run, make_parser
-from benchmarks.memory import capacity
-from benchmarks.sections import SECTIONS
+from benchmarks.gradients import gradient_agreement
+from benchmarks.memory import capacity, memory
 from benchmarks.settings import Settings
+from benchmarks.speed import inverse_throughput, step_time, training_throughput
 from benchmarks.targets import targets
 from benchmarks.variants import unavailable
 
-__all__ = ["main", "measure"]
+__all__ = ["SECTIONS", "main", "measure"]
+
+SECTIONS: dict[str, Callable[..., None]] = {
+    "memory": memory,
+    "capacity": capacity,
+    "gradients": gradient_agreement,
+    "inverse": inverse_throughput,
+    "step_time": step_time,
+    "throughput": training_throughput,
+}
+"""In running order: each section after its dependencies, the longest last."""
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -83,7 +94,7 @@ def measure(settings: Settings, run: Run, names: Sequence[str]) -> dict[str, Any
     Args:
         settings: sizes of the run.
         run: where results go.
-        names: keys of :data:`benchmarks.sections.SECTIONS`.
+        names: keys of :data:`SECTIONS`.
 
     Returns:
         What the JSON file holds, without its provenance.

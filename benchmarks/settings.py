@@ -12,7 +12,10 @@ from benchmarks.steps import images_for
 from benchmarks.variants import LABELS, build
 from irevnet.network.model import IRevNet
 
-__all__ = ["Save", "Settings", "built"]
+__all__ = ["BIJECTIVE", "RELEASED", "Save", "Settings", "built"]
+
+RELEASED = "irevnet_cifar"
+BIJECTIVE = "irevnet_cifar_bijective"
 
 Save = Callable[[], None]
 """Writes the results up to now."""
@@ -28,7 +31,7 @@ class Settings:
         skip: variants that cannot be measured here.
         rounds: rounds of every comparison of times.
         blocks: per network, blocks in each stage if depth does not vary.
-        depths: blocks in each stage of ``irevnet_cifar``, for times and peaks.
+        depths: blocks in each stage of the released network, for times and peaks.
         byte_depths: the same for saved bytes.
         batch_size: images in a batch if the batch size does not vary.
         batches: batch sizes, for times and peaks.
@@ -44,9 +47,7 @@ class Settings:
     data: Path = Path("data")
     skip: tuple[str, ...] = ()
     rounds: int = 5
-    blocks: Mapping[str, int] = field(
-        default_factory=lambda: {"irevnet_cifar": 18, "irevnet_cifar_bijective": 6}
-    )
+    blocks: Mapping[str, int] = field(default_factory=lambda: {RELEASED: 18, BIJECTIVE: 6})
     depths: tuple[int, ...] = (2, 4, 8, 16)
     byte_depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     batch_size: int = 32

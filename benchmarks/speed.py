@@ -9,9 +9,10 @@ import torch
 
 from benchmarks.gradients import trained_network
 from benchmarks.measure import estimate, interleave, ratios
-from benchmarks.settings import Save, Settings, built
+from benchmarks.settings import BIJECTIVE, RELEASED, Save, Settings, built
 from benchmarks.steps import PLAIN, Mode, forward_pass, gradients, relative_difference, trainer
 from benchmarks.variants import create_irevnet
+from irevnet.zoo import model_arguments
 
 __all__ = ["inverse_throughput", "step_time", "training_throughput"]
 
@@ -24,19 +25,19 @@ def step_time(settings: Settings, results: dict[str, Any], save: Save) -> None:
     The forward pass alone, without gradients, is timed as well. Recovering activations evaluates
     every F once more, so a reversible step takes at least a stored step plus a forward pass.
     """
-    released, bijective = settings.blocks
-    native = settings.blocks[released]
+    native = settings.blocks[RELEASED]
     size = settings.batch_size
     fast = Mode(bfloat16=True, channels_last=True)
     cases = [
-        *((released, native, batch_size, {}, PLAIN) for batch_size in settings.batches),
-        (released, native, size, {"dropout": 0.0}, PLAIN),
-        (released, native, size, {}, fast),
-        *((bijective, settings.blocks[bijective], size, {}, mode) for mode in (PLAIN, fast)),
-        *((released, blocks, size, {}, PLAIN) for blocks in settings.depths),
+        *((RELEASED, native, batch_size, {}, PLAIN) for batch_size in settings.batches),
+        (RELEASED, native, size, {"dropout": 0.0}, PLAIN),
+        (RELEASED, native, size, {}, fast),
+        *((BIJECTIVE, settings.blocks[BIJECTIVE], size, {}, mode) for mode in (PLAIN, fast)),
+        *((RELEASED, blocks, size, {}, PLAIN) for blocks in settings.depths),
     ]
     results["cases"] = []
     for name, blocks, batch_size, more, mode in cases:
+        arguments = settings.arguments(name, blocks, **more)
         steps = {}
         for variant in settings.variants:
             model = built(settings, variant, name, blocks, **more)
@@ -49,7 +50,7 @@ def step_time(settings: Settings, results: dict[str, Any], save: Save) -> None:
         results["cases"].append(
             {
                 "network": name,
-                "dropout": more.get("dropout", 0.1 if name == released else 0.0),
+                "dropout": model_arguments(name, **arguments)["dropout"],
                 "blocks_per_stage": blocks,
                 "batch_size": batch_size,
                 "mode": str(mode),
@@ -69,7 +70,7 @@ def training_throughput(settings: Settings, results: dict[str, Any], save: Save)
     A pilot tries all settings. The chosen ones are then timed again beside the released code's
     settings, so that the choice does not bias the comparison.
     """
-    name = "irevnet_cifar"
+    name = RELEASED
     modes = [Mode(bfloat16, last) for bfloat16, last in product((False, True), repeat=2)]
     candidates = list(product(("stored", "reversible"), modes))
     pilot = _pilot(settings, name, candidates)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from benchmarks.settings import BIJECTIVE, RELEASED
+from irevnet.zoo import model_arguments
+
 __all__ = ["goal", "targets"]
 
 Results = dict[str, Any]
@@ -66,7 +69,7 @@ def targets(results: Results) -> list[dict[str, Any]]:
                 _growth(results, name),
                 at_most=1.05,
             )
-            for name in ("irevnet_cifar", "irevnet_cifar_bijective")
+            for name in (RELEASED, BIJECTIVE)
         ),
         goal(
             "Saved bytes, stored over reversible, released CIFAR-10 network, batch 32",
@@ -85,7 +88,7 @@ def targets(results: Results) -> list[dict[str, Any]]:
                 _inverse(results, name, mode),
                 at_least=0.9,
             )
-            for name in ("irevnet_cifar", "irevnet_cifar_bijective", "irevnet_b")
+            for name in (RELEASED, BIJECTIVE, "irevnet_b")
             for mode in ("float32, NCHW", "bfloat16 autocast, NCHW")
         ),
     ]
@@ -98,7 +101,7 @@ def _worst(results: Results, dtype: str) -> float | None:
 
 
 def _released_step(results: Results, against: str) -> dict[str, float] | None:
-    wanted = ("irevnet_cifar", 0.1, 18, 32, "float32, NCHW")
+    wanted = (RELEASED, model_arguments(RELEASED)["dropout"], 18, 32, "float32, NCHW")
     keys = ("network", "dropout", "blocks_per_stage", "batch_size", "mode")
     for case in results.get("step_time", {}).get("cases", []):
         measured = tuple(case[key] for key in keys)
@@ -121,7 +124,7 @@ def _growth(results: Results, name: str) -> float | None:
 
 
 def _saving(results: Results) -> float | None:
-    saved = results.get("memory", {}).get("saved", {}).get("irevnet_cifar", {})
+    saved = results.get("memory", {}).get("saved", {}).get(RELEASED, {})
     if (saved.get("at_blocks_per_stage"), saved.get("batch_size")) != (18, 32):
         return None
     return saved["at_bytes"]["stored"] / saved["at_bytes"]["reversible"]

@@ -103,6 +103,13 @@ def _import_memcnn() -> Any:  # noqa: ANN401
             raise UnavailableError(f"memcnn cannot be imported: {error}") from error
 
 
+def _enter(network: IRevNet, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The halves that the first block takes."""
+    if network.normalize is not None:
+        images = network.normalize(images)
+    return split(network.zero_channels(network.entry(images)))
+
+
 class _Checkpointed(nn.Module):
     """Keeps the state before every block; evaluates each block again for its gradients."""
 
@@ -112,7 +119,7 @@ class _Checkpointed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         network = self.network
-        x_tilde, x = split(network.zero_channels(network.entry(images)))
+        x_tilde, x = _enter(network, images)
         for block in network.blocks:
             x_tilde, x = checkpoint(block, x_tilde, x, use_reentrant=False)
         return network.classifier(merge(x_tilde, x))
@@ -131,8 +138,7 @@ class _Memcnn(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         network = self.network
-        x_tilde, x = split(network.zero_channels(network.entry(images)))
-        x_tilde, x = x_tilde.clone(), x.clone()
+        x_tilde, x = (half.clone() for half in _enter(network, images))
         for block in network.blocks:
             x_tilde, x = block(x_tilde, x)
         return network.classifier(merge(x_tilde, x))

@@ -36,8 +36,8 @@ from benchmarks.measure import (
     ratios,
     resident_bytes,
 )
+from benchmarks.memory_and_speed import SECTIONS
 from benchmarks.provenance import public_command
-from benchmarks.sections import SECTIONS
 from benchmarks.settings import Settings
 from benchmarks.steps import (
     Mode,
@@ -163,6 +163,20 @@ def test_every_variant_trains_the_same_network(variant, dropout):
     measured = gradients(model, images.double(), labels)
     assert relative_difference(measured, exact) < (1e-3 if variant == "fixed" else 1e-10)
     assert all(buffer.equal(before[name]) for name, buffer in model.named_buffers())
+
+
+def test_every_variant_normalises_images():
+    images, _, _ = images_for((1, 8, 8), 4, CPU, TINY.data)
+    plain, *logits = (
+        built(variant, normalization=normalization).eval()(images)
+        for variant, normalization in (
+            ("stored", None),
+            ("stored", ([0.5], [0.2])),
+            ("checkpoint", ([0.5], [0.2])),
+        )
+    )
+    assert logits[0].equal(logits[1])
+    assert not logits[0].equal(plain)
 
 
 def test_saved_bytes_are_ordered():
