@@ -266,8 +266,9 @@ def by_depth(
         search_tolerance: see the same function.
 
     Returns:
-        One value per depth for each name: those of :func:`scores`, on standardised features;
-        ``within`` and ``between``, mean distances of test images; and ``contraction``, their ratio.
+        Lists with one value per depth. Their names are those of :func:`scores`, on standardised
+        features; ``within`` and ``between``, mean distances of test images; and ``contraction``,
+        the ratio of these two.
     """
     rows = []
     states = zip(averaged_states(model, train), averaged_states(model, test), strict=True)

@@ -99,7 +99,7 @@ def merged_stack(
     zero_channels: int = 0,
     chunks: Sequence[int] | None = None,
 ) -> Tensor:
-    """Applies blocks in turn with any of the :data:`BACKWARDS`, and merges the halves.
+    """Applies blocks in turn with any of the ``BACKWARDS``, and merges the halves.
 
     If activations are not stored, the result of floating-point streams itself is kept for the
     backward pass; halves that are merged afterwards would be in memory twice. The result must
@@ -109,7 +109,7 @@ def merged_stack(
         blocks: coupling blocks, in forward order.
         x_tilde: first half, floating point.
         x: second half.
-        backward: one of :data:`BACKWARDS`.
+        backward: one of ``BACKWARDS``.
         dim: dimension along which the halves are merged, that of channels.
         streams: as for :func:`reversible_stack`, like all the following arguments, which do nothing
             if activations are stored.
