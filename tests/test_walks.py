@@ -155,7 +155,7 @@ DECLARATION = """\
 """
 
 SCHEMA = '''\
-class Walk(Section):
+class Walk(QuestionSection):
     """Parameters of ``notebooks/walk.ipynb``."""
 
     images: PositiveInt
