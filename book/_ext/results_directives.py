@@ -16,7 +16,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from pipeline.answer import SYMBOLS, finding, load_experiments, title
-from pipeline.notation import show_bound, show_metric
+from pipeline.notation import counted, show_bound, show_metric
 from results import BENCHMARK, Results, number
 
 __all__ = ["NO_RESULTS", "ResultsDirective", "badge", "claim_page", "root", "setup", "table"]
@@ -289,7 +289,7 @@ class Targets(ResultsDirective):
 def _device(name: str, device: dict[str, Any]) -> str:
     """The heading of a device's table; ``name`` is that of its folder."""
     if match := re.fullmatch(r"cpu-(\d+)-threads", name):
-        return f"CPU, {match[1]} thread{'s' * (match[1] != '1')}"
+        return f"CPU, {counted(match[1], 'thread')}"
     return device.get("device", {}).get("name") or name
 
 
