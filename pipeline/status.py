@@ -18,7 +18,7 @@ from irevnet.training.config import TrainingConfig
 from pipeline.files import read_json
 from pipeline.params import ROOT, ParamsError, load_params
 
-__all__ = ["STATES", "Run", "main", "remaining_seconds", "training_runs"]
+__all__ = ["STATES", "Run", "main", "remaining_seconds", "share_of_training", "training_runs"]
 
 
 STATES = ("done", "out of date", "running", "interrupted", "not begun")
@@ -91,12 +91,12 @@ def _run(experiment: str, family: str, seed: int, recipe: dict[str, Any]) -> Run
     metadata = _metadata(path)
     if metadata is None:
         return Run(family, seed, state if state == "running" else "not begun", 0.0, None)
-    share = _share(TrainingConfig(**recipe), len(metadata["history"]))
+    share = share_of_training(TrainingConfig(**recipe), len(metadata["history"]))
     return Run(family, seed, state, share, metadata["seconds"])
 
 
-def _share(config: TrainingConfig, epochs: int) -> float:
-    """The share of the computation in the first epochs; epochs with small images cost less."""
+def share_of_training(config: TrainingConfig, epochs: int) -> float:
+    """The share of the computation in the first epochs, if a step costs as much as its pixels."""
     full = max(config.sides, default=1)
     costs = [float((config.side(epoch) or full) ** 2) for epoch in range(config.epochs)]
     return sum(costs[:epochs]) / sum(costs)

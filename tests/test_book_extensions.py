@@ -795,12 +795,6 @@ def test_the_address_of_a_book_must_be_on_the_web(published: ModuleType) -> None
         published.settings("", "example.org")
 
 
-def test_time_is_divided_among_epochs_by_pixels(extension: ModuleType) -> None:
-    curves = importlib.import_module("curves")
-    assert curves.end_of_epochs(100.0, 4, [16, 32]).tolist() == [10.0, 20.0, 60.0, 100.0]
-    assert curves.end_of_epochs(9.0, 3, []).tolist() == [3.0, 6.0, 9.0]
-
-
 def test_buttons_of_notebooks_lead_to_the_folder_of_results(published: ModuleType) -> None:
     page = "https://github.com/a/b/blob/main/book"
     buttons = [

@@ -66,8 +66,10 @@ def test_small_images_are_a_small_share_of_the_time():
     from irevnet.training.config import TrainingConfig
 
     recipe = TrainingConfig(epochs=4, batch_size=1, learning_rate=1.0, sides=[16, 32])
-    assert status._share(recipe, 2) == pytest.approx(2 * 256 / (2 * 256 + 2 * 1024))
-    assert status._share(recipe, 4) == 1
+    assert status.share_of_training(recipe, 2) == pytest.approx(2 * 256 / (2 * 256 + 2 * 1024))
+    assert status.share_of_training(recipe, 4) == 1
+    constant = TrainingConfig(epochs=4, batch_size=1, learning_rate=1.0)
+    assert status.share_of_training(constant, 3) == 0.75
 
 
 def test_an_unknown_experiment_is_named(root):

@@ -14,30 +14,17 @@ from sphinx.application import Sphinx
 
 from pipeline.files import read_json
 
-__all__ = ["end_of_epochs", "setup"]
-
-
-def end_of_epochs(seconds: float, epochs: int, sides: list[int]) -> np.ndarray:
-    """The time at the end of each epoch, if a training step takes as long as it has pixels.
-
-    Args:
-        seconds: of the whole training.
-        epochs: their number.
-        sides: of :class:`irevnet.training.config.TrainingConfig`; empty if all images are of one
-            size.
-
-    Returns:
-        ``(epochs,)`` float64 seconds.
-    """
-    from irevnet.training import TrainingConfig
-
-    config = TrainingConfig(epochs=epochs, batch_size=1, learning_rate=0.1, sides=tuple(sides))
-    pixels = np.array([(config.side(epoch) or 1) ** 2 for epoch in range(epochs)], dtype=float)
-    return seconds * pixels.cumsum() / pixels.sum()
+__all__ = ["setup"]
 
 
 def _runs(folder: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """Per family, each run's minutes, validation accuracies and test accuracy, in per cent."""
+    """Per family, each run's minutes, validation accuracies and test accuracy, in per cent.
+
+    Only the time of the whole training is known; epochs have their share of it.
+    """
+    from irevnet.training import TrainingConfig
+    from pipeline.status import share_of_training
+
     runs = defaultdict(list)
     for file in sorted(folder.glob("*/history.csv")):
         provenance = read_json(file.with_name("provenance.json"))
@@ -47,8 +34,11 @@ def _runs(folder: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray, float]]]
         seconds = provenance.get("timing", {}).get("training")
         if seconds is None or None in curve or "test_accuracy" not in metrics:
             continue
-        recipe: dict[str, Any] = provenance["parameters"]["training"]
-        minutes = end_of_epochs(seconds, len(curve), recipe.get("sides", [])) / 60
+        # Of an old recipe, whose other options may have had other names.
+        sides = provenance["parameters"]["training"].get("sides", [])
+        config = TrainingConfig(epochs=len(curve), batch_size=1, learning_rate=1.0, sides=sides)
+        ends = [share_of_training(config, epoch + 1) for epoch in range(len(curve))]
+        minutes = seconds / 60 * np.array(ends)
         family = file.parent.name.rpartition("-")[0]
         accuracies = 100 * np.array(curve, dtype=float)
         runs[family].append((minutes, accuracies, 100 * metrics["test_accuracy"]))
