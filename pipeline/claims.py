@@ -4,7 +4,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.files import read_json
 from pipeline.params import (
@@ -12,10 +12,9 @@ from pipeline.params import (
     Bounds,
     Params,
     ParamsError,
-    invalid,
     load_bounds,
     load_params,
-    read_yaml,
+    read_checked,
 )
 from pipeline.questions import QUESTIONS, Section, Unit
 
@@ -118,10 +117,7 @@ def load_claims(
         ParamsError: if the file is not valid or names an unknown bound, or if the bounds of a
             condition contradict each other; the message names the place.
     """
-    try:
-        content = _Claims.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    content = read_checked(path, _Claims)
     bounds = load_bounds(experiment, params, path)
     for claim_id, claim in content.claims.items():
         for condition in claim.conditions:

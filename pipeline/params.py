@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -34,13 +34,14 @@ __all__ = [
     "Params",
     "ParamsError",
     "check_models",
-    "invalid",
     "load_bounds",
     "load_params",
+    "read_checked",
     "read_yaml",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
+_Checked = TypeVar("_Checked", bound=BaseModel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,7 +395,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401
         raise ParamsError(f"{path.name} cannot be read: {reason}") from error
 
 
-def invalid(path: Path, error: ValidationError) -> ParamsError:
+def _invalid(path: Path, error: ValidationError) -> ParamsError:
     """An error with one line per problem of a file.
 
     Each line names the path in the file, what was found there and what is allowed.
@@ -404,6 +405,19 @@ def invalid(path: Path, error: ValidationError) -> ParamsError:
         for e in error.errors()
     ]
     return ParamsError("\n".join([f"{path.name} is not valid:", *problems]))
+
+
+def read_checked(path: Path, schema: type[_Checked]) -> _Checked:
+    """Reads a YAML file and checks it by a schema.
+
+    Raises:
+        ParamsError: with one line per problem, each naming the path in the file, what was found
+            there and what is allowed.
+    """
+    try:
+        return schema.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise _invalid(path, error) from error
 
 
 def load_params(path: Path = ROOT / "params.yaml") -> Params:
@@ -424,7 +438,7 @@ def load_params(path: Path = ROOT / "params.yaml") -> Params:
                 raise ValueError(f"must not be {name!r}: results/{name} is reserved")
         return Params.model_validate(content)
     except ValidationError as error:
-        raise invalid(path, error) from error
+        raise _invalid(path, error) from error
     except ValueError as error:
         raise ParamsError(
             f"{path.name} is not valid:\n  the name of an experiment {error}"
@@ -446,10 +460,7 @@ def load_bounds(
             experiment's; the message names the place.
     """
     own = (params or load_params()).section(experiment).bounds
-    try:
-        bounds = _Bounds.model_validate(read_yaml(path)).bounds
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    bounds = read_checked(path, _Bounds).bounds
     if unknown := sorted(set(own) - set(bounds)):
         raise ParamsError(
             f"params.yaml is not valid:\n  {experiment}.bounds: {path.name} has no bound "
