@@ -195,8 +195,8 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
         ``what``, ``metric``, ``unit``, ``bound`` and ``measured`` as texts, ``value``, ``low`` and
         ``high``, ``n``, ``source`` (the file, relative to the experiment) and ``state``:
         ``"holds"`` or ``"fails"`` if the whole interval does, ``"open"`` if only part of it does or
-        if there are too few networks, ``"not measured"`` without a number. The interval of a number
-        marked as ``lower_bound`` has no upper end.
+        if there are too few networks, which ``bound`` then says, ``"not measured"`` without a
+        number. The interval of a number marked as ``lower_bound`` has no upper end.
 
     Raises:
         ValueError: if a result file is damaged; the message names it.
@@ -218,10 +218,11 @@ def judge(condition: Condition, results: Path, networks: int = 1) -> dict[str, A
     if not isinstance(measured, dict):
         measured = {"value": measured, "low": measured, "high": measured, "n": None}
     high = float("inf") if measured.get("lower_bound") else measured["high"]
-    state = _state(condition, measured["low"], high)
+    row |= measured | {"measured": _text(measured)}
     if measured["n"] is not None and measured["n"] < networks:
-        state = "open"
-    return row | measured | {"measured": _text(measured), "state": state}
+        needed = f"{row['bound']} in {networks} networks or more, here {measured['n']}"
+        return row | {"bound": needed, "state": "open"}
+    return row | {"state": _state(condition, measured["low"], high)}
 
 
 def _state(condition: Condition, low: float, high: float) -> str:

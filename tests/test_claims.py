@@ -96,10 +96,14 @@ def test_conditions_on_networks_that_an_experiment_lacks_are_left_out():
     assert len(digits["C4"]["conditions"]) == 4
 
 
-@pytest.mark.parametrize(("networks", "state"), [(10, "holds"), (11, "open")])
-def test_too_few_networks_leave_it_open(results, networks, state):
+@pytest.mark.parametrize(
+    ("networks", "state", "bound"),
+    [(10, "holds", "at most 2"), (11, "open", "at most 2 in 11 networks or more, here 10")],
+)
+def test_too_few_networks_leave_it_open(results, networks, state, bound):
     one = condition("inversion.irevnet.relative_error", at_most=2.0)
-    assert judge(one, results, networks)["state"] == state
+    judged = judge(one, results, networks)
+    assert (judged["state"], judged["bound"]) == (state, bound)
 
 
 @pytest.mark.parametrize(

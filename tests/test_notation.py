@@ -44,6 +44,13 @@ def test_shares_and_differences():
         ("share", 0.99996, "at least 1", "99.996%", "at least 100%"),
         ("share", 0.079, "at most 0.5", "7.9%", "at most 50%"),
         (
+            "share",
+            0.079,
+            "at most 0.5 in 3 networks or more, here 1",
+            "7.9%",
+            "at most 50% in 3 networks or more, here 1",
+        ),
+        (
             "difference",
             -0.0041,
             "at least -0.01",
