@@ -93,6 +93,13 @@ def pipeline_text(experiment: str, params: Params) -> str:
     ]
     if section.training is not None:
         content["plots"] = [_plot(experiment, section, root)]
+    if section.published != "none":
+        # Unlike other paths, that of an artifact is relative to this file.
+        weights = "weights" if up else f"results/{experiment}/weights"
+        content["artifacts"] = {
+            family.replace("_", "-"): {"path": f"{weights}/{family}.safetensors", "type": "model"}
+            for family in section.models
+        }
     argument = f" {file.as_posix()}" if up else ""
     # With None, lists of plain values stay on one line.
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)

@@ -180,8 +180,16 @@ def test_dvc_reads_the_pipelines():
 
     with Repo(str(ROOT)) as repo:
         names = {stage.addressing for stage in repo.index.stages}
+        artifacts = repo.artifacts.read()
     assert {
         "train@irevnet-0",
         "question@jacobian",
         "results/cifar10/dvc.yaml:train@resnet-4",
     } <= names
+    for file, folder in (
+        ("dvc.yaml", "results/digits/weights"),
+        ("results/imagenette/dvc.yaml", "weights"),
+    ):
+        path = artifacts[file]["irevnet-bijective"].path
+        assert path == f"{folder}/irevnet_bijective.safetensors"
+        assert ((ROOT / file).parent / path).is_file()
