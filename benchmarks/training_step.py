@@ -1,9 +1,11 @@
-"""A training step with malloc's defaults, as the pipeline runs it, and compiled.
+"""What makes a training step faster on a CPU.
 
-``python -m benchmarks.training_step`` compares processes that take turns: one with torch's
-defaults, one with the malloc tunables of trainings (:mod:`pipeline.malloc`), and one with these
-tunables and a compiled network (``compile`` in :class:`~irevnet.training.config.TrainingConfig`).
-The first two do the same arithmetic, and the benchmark compares their weights to the bit.
+``python -m benchmarks.training_step`` compares processes that take turns, each with one measure
+more than the one before: none; the read-out's gradient in the layout of its input
+(:class:`~irevnet.network.classifier.Classifier`); the malloc tunables of trainings
+(:mod:`pipeline.malloc`); a compiled network (``compile`` in
+:class:`~irevnet.training.config.TrainingConfig`). All but the last do the same arithmetic; the
+benchmark says which of them end with the same weights to the bit.
 """
 
 import json
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import irevnet.network.classifier
 from benchmarks.command import Run, make_parser, positive
 from benchmarks.measure import estimate, interleave, ratios
 from benchmarks.provenance import ROOT
@@ -30,32 +33,34 @@ __all__ = ["main", "measure", "work"]
 
 _TARGET = 1.15  # for the speedup of the released network, on two threads
 
-# Malloc's tunables, and whether the network is compiled.
-_WAYS: dict[str, tuple[str | None, bool]] = {
-    "plain": (None, False),
-    "kept": (KEEP_MEMORY, False),
-    "compiled": (KEEP_MEMORY, True),
+# Each has its own measure and those before it.
+_WAYS = ("plain", "layout", "kept", "compiled")
+
+# The networks of cifar10_released and those of cifar10, as their recipes compute them.
+_NETWORKS: dict[str, tuple[str, dict[str, Any], Mode]] = {
+    "irevnet": ("irevnet_cifar", {"dropout": 0.0}, Mode(bfloat16=True, channels_last=True)),
+    "resnet": ("resnet_cifar", {}, Mode(bfloat16=True, channels_last=True)),
+    "small_irevnet": (
+        "irevnet_cifar",
+        {"dropout": 0.0, "blocks": [4, 4, 4]},
+        Mode(channels_last=True),
+    ),
+    "small_resnet": ("resnet_cifar", {"units": [4, 4, 4]}, Mode(channels_last=True)),
 }
 
-# The networks of cifar10_released, then those of cifar10.
-_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "irevnet": ("irevnet_cifar", {"dropout": 0.0}),
-    "resnet": ("resnet_cifar", {}),
-    "small_irevnet": ("irevnet_cifar", {"dropout": 0.0, "blocks": [4, 4, 4]}),
-    "small_resnet": ("resnet_cifar", {"units": [4, 4, 4]}),
-}
 
-
-def work(network: str, batch_size: int, threads: int, *, compiled: bool) -> None:
+def work(network: str, batch_size: int, threads: int, way: str) -> None:
     """Takes a training step for every line of input; prints the bits of the weights' sum."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    name, overrides = _NETWORKS[network]
+    name, overrides, mode = _NETWORKS[network]
     model = create_model(name, **overrides)
     images, labels = torch.rand(batch_size, 3, 32, 32), torch.randint(0, 10, (batch_size,))
-    stepped = torch.compile(model) if compiled else model
+    if way == "plain":
+        irevnet.network.classifier._keep_layout = lambda x: None
+    stepped = torch.compile(model) if way == "compiled" else model
     assert isinstance(stepped, nn.Module), "torch.compile wraps a module in a module"
-    step, _ = trainer(stepped, images, labels, Mode(channels_last=True))
+    step, _ = trainer(stepped, images, labels, mode)
     for _ in sys.stdin:
         step()
         total = sum((float(p.detach().double().sum()) for p in model.parameters()), start=0.0)
@@ -66,13 +71,11 @@ class _Worker:
     """A process that takes steps when it is asked to."""
 
     def __init__(self, network: str, batch_size: int, threads: int, way: str) -> None:
-        tunables, compiled = _WAYS[way]
         environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-        if tunables:
-            environment["GLIBC_TUNABLES"] = tunables
+        if way in ("kept", "compiled"):
+            environment["GLIBC_TUNABLES"] = KEEP_MEMORY
         module = [sys.executable, "-m", "benchmarks.training_step", "--worker", network]
-        options = ["--batch-size", str(batch_size), "--threads", str(threads)]
-        options += ["--compiled"] if compiled else []
+        options = ["--batch-size", str(batch_size), "--threads", str(threads), "--way", way]
         self._process = subprocess.Popen(
             module + options,
             cwd=ROOT,
@@ -98,7 +101,7 @@ class _Worker:
 
 
 def measure(
-    network: str, batch_size: int, threads: int, rounds: int, ways: Sequence[str] = tuple(_WAYS)
+    network: str, batch_size: int, threads: int, rounds: int, ways: Sequence[str] = _WAYS
 ) -> dict[str, Any]:
     """Seconds of a step in processes that take turns, one for each way.
 
@@ -114,12 +117,15 @@ def measure(
             worker.stop()
     return {
         "network": network,
+        "mode": str(_NETWORKS[network][2]),
         "batch_size": batch_size,
         "seconds": {name: estimate(values) for name, values in seconds.items()},
         "speedup": {
             way: estimate(ratios(seconds["plain"], seconds[way])) for way in ways if way != "plain"
         },
-        "equal_bits": workers["plain"].sums == workers["kept"].sums,
+        "equal_bits": {
+            way: workers[way].sums == workers["plain"].sums for way in ways if way != "plain"
+        },
         "rounds": seconds,
     }
 
@@ -136,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     parser.add_argument("--rounds", type=positive, default=9, help="of two steps each; default: 9")
     parser.add_argument("--batch-size", type=positive, default=128, help="default: 128")
     parser.add_argument("--worker", choices=_NETWORKS, help="only take steps on demand")
-    parser.add_argument("--compiled", action="store_true", help="compile the network of the worker")
+    parser.add_argument("--way", choices=_WAYS, help="of the worker")
     chosen = parser.parse_args(arguments)
     if chosen.worker is not None:
-        work(chosen.worker, chosen.batch_size, chosen.threads, compiled=chosen.compiled)
+        work(chosen.worker, chosen.batch_size, chosen.threads, chosen.way)
         return None
     run = Run("training_step", arguments, chosen)
     names = ["small_irevnet"] if chosen.quick else list(_NETWORKS)
     size, rounds = (2, 1) if chosen.quick else (chosen.batch_size, chosen.rounds)
-    ways = ("plain", "kept") if chosen.quick else tuple(_WAYS)
+    ways = _WAYS[:-1] if chosen.quick else _WAYS
     cases: list[dict[str, Any]] = []
     path = None
     for name in names:
@@ -155,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
 
 
 def _target(case: dict[str, Any], threads: int) -> dict[str, Any]:
-    best = max(case["speedup"].values(), key=lambda ratio: ratio["value"])
+    # A compiled network rounds differently.
+    same = [ratio for way, ratio in case["speedup"].items() if way != "compiled"]
+    best = max(same, key=lambda ratio: ratio["value"])
     what = f"throughput of a training step, {case['network']}, {threads} threads"
     return goal(what, best, at_least=_TARGET)
 
