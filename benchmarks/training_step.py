@@ -4,8 +4,8 @@
 more than the one before: none; the read-out's gradient in the layout of its input
 (:class:`~irevnet.network.classifier.Classifier`); the malloc tunables of trainings
 (:mod:`pipeline.malloc`); a compiled network (``compile`` in
-:class:`~irevnet.training.config.TrainingConfig`). All but the last do the same arithmetic; the
-benchmark says which of them end with the same weights to the bit.
+:class:`~irevnet.training.config.TrainingConfig`). All do the same arithmetic, but a compiled
+network rounds elsewhere; the benchmark says which end with the same weights to the bit.
 """
 
 import json
@@ -161,9 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
 
 
 def _target(case: dict[str, Any], threads: int) -> dict[str, Any]:
-    # A compiled network rounds differently.
-    same = [ratio for way, ratio in case["speedup"].items() if way != "compiled"]
-    best = max(same, key=lambda ratio: ratio["value"])
+    best = max(case["speedup"].values(), key=lambda ratio: ratio["value"])
     what = f"throughput of a training step, {case['network']}, {threads} threads"
     return goal(what, best, at_least=_TARGET)
 
